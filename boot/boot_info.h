@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/* What the firmware phase hands to the hypervisor. The only interface between boot/ and the rest. */
+#pragma once
+#include "hv/config.h"
+
+#define BOOT_MAX_FILES 48
+#define BOOT_MAX_RANGES 128
+
+struct boot_file {
+	char name[64];      /* as the config names it, relative to \godwit\ */
+	const u8 *data;     /* NULL: missing; stays valid for ever */
+	u64 size;           /* bytes */
+	char error[120];    /* why it is missing, for people; empty if it is there */
+};
+
+struct boot_info {
+	struct { u64 start, end; } free[BOOT_MAX_RANGES]; /* usable after ExitBootServices; page-aligned */
+	u32 n_free;
+	u64 phys_end;            /* end of the highest RAM or MMIO that must be mapped */
+	u64 image_start, image_end;
+	u64 rsdp;                /* ACPI 2.0 RSDP physical address, 0 if none */
+	u64 wall_seconds;        /* firmware clock, UTC, seconds since 1970 at tsc_at_wall */
+	u64 tsc_at_wall, tsc_at_entry;
+	struct config config;
+	bool config_missing;
+	struct boot_file files[BOOT_MAX_FILES]; /* ca.crt host.crt host.key and guest images */
+	u32 n_files;
+};
+
+/* The file of that name, or NULL if the firmware phase did not look for it. */
+const struct boot_file *boot_file(const struct boot_info *bi, const char *name);
+
+/* Entered by boot/ on its own stack with interrupts off, after ExitBootServices. Does not return. */
+__noreturn void hv_main(struct boot_info *bi);

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+/* Log lines: always compiled, always format-checked. Output goes to COM1, the screen and a ring. */
+#pragma once
+#include "hv/lib/types.h"
+
+enum log_level { LOG_ERR, LOG_WARN, LOG_INFO, LOG_DEBUG };
+
+/* One line, without newline; printed as "[seconds.us] subsys: text". Saves live guest FPU state first. */
+void log_line(enum log_level level, const char *subsys, const char *fmt, ...) __printf(3, 4);
+
+/* Called before anything that may use SSE registers while a guest's are live; fake: no-op. */
+void log_guard(void);
+
+#define log_err(subsys, ...) log_line(LOG_ERR, subsys, __VA_ARGS__)
+#define log_warn(subsys, ...) log_line(LOG_WARN, subsys, __VA_ARGS__)
+#define log_info(subsys, ...) log_line(LOG_INFO, subsys, __VA_ARGS__)
+#define log_debug(subsys, ...) do { if (0) log_line(LOG_DEBUG, subsys, __VA_ARGS__); } while (0)
+
+/* For what a guest can trigger: at most 10 lines a second per call site. now_us() is the clock. */
+struct log_limit { u64 window_us; u32 count; };
+bool log_limit_ok(struct log_limit *l);
+#define log_guest(level, subsys, ...) do { \
+	static struct log_limit limit_; \
+	if (log_limit_ok(&limit_)) log_line(level, subsys, __VA_ARGS__); } while (0)

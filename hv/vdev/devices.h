@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/* The virtual devices of the board and the calls between them and the vCPU loop. */
+#pragma once
+#include "hv/vm/vdev.h"
+
+extern const struct vdev_type lapic_type, ioapic_type, pic_type, pit_type, rtc_type, pm_type, uart_type, debug_exit_type,
+	misc_ports_type;
+
+/* --- lapic.c: local APIC, xAPIC at apic base and x2APIC MSRs (SDM "Advanced Programmable Interrupt Controller"). instance = vCPU id --- */
+/* Highest-priority deliverable vector (above PPR), or -1. */
+int lapic_pending(struct vdev *lapic);
+/* CPU takes that vector: IRR -> ISR. */
+void lapic_ack(struct vdev *lapic, u8 vector);
+/* Whether an ExtINT from the PIC gets through (APIC disabled globally, or LVT0/virtual wire unmasked in ExtINT mode). */
+bool lapic_accepts_extint(struct vdev *lapic);
+/* MMIO register access at offset 0..0xff0 (xAPIC), 32-bit. */
+u32 lapic_mmio_read(struct vdev *lapic, u32 offset);
+void lapic_mmio_write(struct vdev *lapic, u32 offset, u32 val);
+/* x2APIC MSRs 0x800..0x8ff, IA32_APIC_BASE and IA32_TSC_DEADLINE. -E_INVAL: the access takes #GP. */
+int lapic_msr_read(struct vdev *lapic, u32 msr, u64 *val) __must_check;
+int lapic_msr_write(struct vdev *lapic, u32 msr, u64 val) __must_check;
+/* CR8 (TPR bits 7:4). */
+u8 lapic_cr8(struct vdev *lapic);
+void lapic_set_cr8(struct vdev *lapic, u8 cr8);
+/* A message from the IO-APIC or an IPI: delivers to all matching vCPUs of vm. mode: 0 fixed 1 lowest 2 SMI 4 NMI 5 INIT 6 SIPI 7 ExtINT. */
+void lapic_deliver(struct vm *vm, u32 dest, bool logical, u8 mode, u8 vector, bool level);
+/* Current APIC base MSR: MMIO page address and whether xAPIC MMIO is on. */
+u64 lapic_base(struct vdev *lapic);
+
+/* --- ioapic.c --- */
+void ioapic_line(struct vdev *ioapic, unsigned pin, bool level);
+void ioapic_eoi(struct vm *vm, u8 vector);
+
+/* --- pic.c: 8259A pair --- */
+void pic_line(struct vdev *pic, unsigned irq, bool level);
+/* INTR output high? and acknowledge cycle: returns the vector. */
+bool pic_intr(struct vdev *pic);
+u8 pic_ack(struct vdev *pic);
+
+/* --- uart.c: 16550A at 0x3f8, IRQ 4 --- */
+/* Bytes typed at the console. Returns how many were taken (FIFO). */
+size_t uart_input(struct vdev *uart, const u8 *buf, size_t len);
+
+/* --- pm.c: ACPI PM1a event/control, PM timer, power button, reset register --- */
+#define PM_BASE 0x600 /* PM1a_EVT 0x600..3, PM1a_CNT 0x604..5, PM_TMR 0x608..b */
+#define PM_SCI_IRQ 9
+void pm_power_button(struct vdev *pm);
+
+/* --- vCPU side services that the LAPIC needs (hv/vm/vcpu.c; fake in tests) --- */
+struct vdev *vcpu_lapic(struct vcpu *vcpu);
+void vcpu_nmi(struct vcpu *vcpu);
+unsigned vcpu_id(const struct vcpu *vcpu);

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: MIT */
+/* A guest: memory, clock, devices, vCPUs, life. Everything another part may do to a guest is here. */
+#pragma once
+#include "hv/config.h"
+#include "hv/mm/ept.h"
+#include "hv/vm/vdev.h"
+
+#define VM_MAX_VDEVS 24
+#define VM_MAX_VCPUS 8
+#define VM_MAX_RANGES 24
+#define VM_MAX 16
+#define CONSOLE_RING_BYTES (64u << 10)
+
+/* QMP RunState, by QEMU's names (vm_run_state_name()). */
+enum run_state { RS_PRELAUNCH, RS_RUNNING, RS_PAUSED, RS_SHUTDOWN, RS_INMIGRATE, RS_FINISH_MIGRATE, RS_POSTMIGRATE,
+                 RS_INTERNAL_ERROR, RS_GUEST_PANICKED };
+const char *vm_run_state_name(enum run_state s);
+
+struct bus_range { u64 base, len; struct vdev *dev; bus_fn fn; };
+
+struct vm {
+	struct guest_config config;
+	unsigned number;                 /* 1.. */
+	enum run_state state;
+	char reason[160];                /* why it is dead or paused, for people */
+	/* Single owner (DESIGN): this host may run the guest only while owner is true. */
+	bool owner;
+	char owner_name[NAME_MAX_LEN];   /* host that owns it as far as we know */
+	u64 epoch;                       /* grows by one with every change of owner */
+	/* Memory: GPA 0..3 GiB, the rest from 4 GiB. */
+	struct ept ept;
+	hpa_t *ram_2m;                   /* backing of each 2 MiB, index gpa >> 21; {0} = hole */
+	u64 ram_2m_count;                /* entries in ram_2m */
+	u64 ram_bytes;
+	u64 *dirty;                      /* bit per gfn; NULL while tracking is off */
+	u64 dirty_words;
+	bool ept_flush;                  /* INVEPT wanted before the next entry */
+	/* Clock: guest TSC = scale(host TSC) + offset while running, paused_tsc otherwise. */
+	bool clock_running;
+	u64 tsc_hz, tsc_offset, tsc_mult; /* tsc_mult: 16.48 fixed point, BIT(48) = 1.0 */
+	u64 paused_tsc;
+	u64 boot_wall_seconds;
+	/* Devices. */
+	struct vdev *vdevs[VM_MAX_VDEVS];
+	unsigned n_vdevs;
+	struct bus_range pio[VM_MAX_RANGES], mmio[VM_MAX_RANGES];
+	unsigned n_pio, n_mmio;
+	u64 next_deadline;               /* min over vdevs */
+	struct vcpu *vcpus[VM_MAX_VCPUS];
+	unsigned n_vcpus;
+	bool want_reset, want_poweroff;
+	/* Console history: ring of the last CONSOLE_RING_BYTES, total bytes ever. */
+	u8 *console;
+	u64 console_total;
+	u64 started_us, exits, self_migrations;
+	u64 first_output_tsc;            /* host TSC of the first console byte */
+	void *mig;                       /* migration in progress (owned by mig/), or NULL */
+	int debug_exit_code;             /* -1: none */
+};
+
+/* --- lifecycle.c --- */
+extern struct vm *vms[VM_MAX]; /* NULL slots */
+struct vm *vm_find(const char *name);
+/* Makes a guest (memory, devices, vCPUs; state PRELAUNCH, not owner). *e tells why not. */
+struct vm *vm_create(const struct guest_config *cfg, struct error *e);
+/* Frees everything, removes it from vms[]. */
+void vm_destroy(struct vm *vm);
+/* Loads kernel images (from boot files) into a fresh or dead guest, resets it and runs it. */
+int vm_start(struct vm *vm, struct error *e) __must_check;
+/* Hard off: state SHUTDOWN, memory contents dropped at next start. */
+void vm_stop(struct vm *vm, const char *reason);
+int vm_reset(struct vm *vm, struct error *e) __must_check;
+/* Stops vCPUs at the top of the run loop and the clock with them; nests not. state: PAUSED or FINISH_MIGRATE. */
+void vm_pause(struct vm *vm, enum run_state state);
+int vm_resume(struct vm *vm, struct error *e) __must_check; /* -E_STATE if not the owner */
+/* The guest is broken (by its own hand): state INTERNAL_ERROR, reason kept and logged. */
+void vm_kill(struct vm *vm, const char *fmt, ...) __printf(2, 3);
+bool vm_is_dead(const struct vm *vm);
+/* Called by state changes; net/ sends the event. Weak no-op in tests. */
+void vm_state_changed(struct vm *vm);
+
+/* --- guest_mem.c: the only ways to guest memory. Every hypervisor write marks the page dirty. --- */
+int guest_read(struct vm *vm, gpa_t at, void *buf, size_t len) __must_check;        /* -E_RANGE outside RAM */
+int guest_write(struct vm *vm, gpa_t at, const void *buf, size_t len) __must_check;
+/* A whole page of RAM for reading only, valid until the guest is destroyed; NULL if gfn is not RAM. */
+const void *guest_page(const struct vm *vm, u64 gfn);
+/* First gfn >= gfn that is RAM, or ~0. */
+u64 guest_next_gfn(const struct vm *vm, u64 gfn);
+u64 guest_gfn_end(const struct vm *vm); /* one past the highest gfn */
+u64 guest_ram_pages(const struct vm *vm);
+
+/* --- dirty.c: log of pages written since the last harvest, by the guest (EPT D bits) or by us --- */
+int dirty_start(struct vm *vm) __must_check;  /* splits EPT, all clean; -E_NOMEM leaves tracking off */
+void dirty_stop(struct vm *vm);
+void dirty_mark(struct vm *vm, u64 gfn);
+/* ORs what was written since the last harvest into bitmap (words as vm->dirty_words) and clears the log. Guest must be at the
+ * top of the run loop. Returns the number of bits newly set in bitmap. */
+u64 dirty_harvest(struct vm *vm, u64 *bitmap);
+
+/* --- vm_state.c: what moves. Iterates over clock, devices, vCPUs, sorted by phase. --- */
+/* i-th instance (0..), false at the end. */
+bool vm_mig_instance(struct vm *vm, unsigned i, struct mig_instance *out);
+/* Before a save: vCPU hardware state -> vcpu_state. After a load: vcpu_state -> hardware, interrupt lines settled. */
+void vm_state_sync(struct vm *vm);
+void vm_state_loaded(struct vm *vm);

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: MIT */
+/* The network: lwIP over the physical NIC, TLS streams, the control server. */
+#pragma once
+#include "boot/boot_info.h"
+#include "net/stream.h"
+
+/* Brings up NIC, lwIP, TLS identity and the control port. A host without NIC or certificate logs it and goes on. */
+void net_init(const struct boot_info *bi);
+/* One bounded turn: receive, timers, TLS, control. true if there was something to do. */
+bool net_poll(void);
+/* Microseconds until lwIP's next timer. */
+u64 net_idle_us(void);
+/* Opens TCP + TLS to a host; its certificate must carry that name and role host. Returns at once, handshake goes on in net_poll. */
+struct stream *net_connect(u32 ip, u16 port, const char *host, const char *alpn, struct error *e);
