@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: MIT */
+/* The few facts that are taken from ACPI tables: PM timer, power-off, reset, interrupt controllers, CPUs. */
+#pragma once
+#include "hv/lib/err.h"
+
+#define ACPI_MAX_IOAPICS 8
+
+struct acpi_facts {
+	u16 pm_timer_port;       /* 0: none */
+	bool pm_timer_32bit;
+	u16 pm1a_cnt, pm1b_cnt;  /* ports; 0: none */
+	u16 smi_cmd;
+	u8 acpi_enable;
+	bool have_s5;
+	u8 s5_typ_a, s5_typ_b;   /* SLP_TYP values of \_S5 */
+	bool have_reset;
+	u8 reset_space;          /* 0 memory, 1 I/O, 2 PCI configuration */
+	u64 reset_address;
+	u8 reset_value;
+	u32 n_cpus;              /* enabled local APICs in the MADT, at least 1 */
+	u32 n_ioapics;
+	u32 ioapic[ACPI_MAX_IOAPICS]; /* physical addresses */
+	u64 lapic;               /* physical address of the xAPIC page */
+	u64 mcfg_base;           /* PCI ECAM of segment 0, 0: none */
+	u8 mcfg_bus_start, mcfg_bus_end;
+};
+
+/* Reads the tables at rsdp (physical, 0: none). Bad checksums and lengths make a table count as absent. */
+void acpi_init(u64 rsdp);
+const struct acpi_facts *acpi_facts(void);
