@@ -174,9 +174,8 @@ do_bochs() {
 		rm -f "$tmp"/*.deb; rm -rf "$B/bochs"
 		mv "$tmp" "$B/bochs"
 	fi
-	if [ "$TOP/tools/bench/idiv_cure.c" -nt "$B/bochs/idiv_cure.so" ]; then
-		gcc -O2 -Wall -Wextra -Werror -shared -fPIC -o "$B/bochs/idiv_cure.so" "$TOP/tools/bench/idiv_cure.c"
-	fi
+	gcc -O2 -Wall -Wextra -Werror -shared -fPIC -o "$B/bochs/preload.so" \
+		"$TOP/tools/bench/idiv_cure.c" "$TOP/tools/bench/loopback_only.c"
 	cat > "$B/bochs/bochs" <<-'EOF'
 	#!/bin/sh
 	# Written by tools/deps.sh: Bochs with the C library it was built for. A closed socket must not end it (SIGPIPE).
@@ -185,7 +184,7 @@ do_bochs() {
 	L=/usr/lib/x86_64-linux-gnu
 	export LTDL_LIBRARY_PATH=$R$L/bochs/plugins BXSHARE=$R/usr/share/bochs
 	trap '' PIPE
-	exec "$R$L/ld-linux-x86-64.so.2" --library-path "$R$L:$L" --preload "$D/idiv_cure.so" "$R/usr/bin/BINARY" "$@"
+	exec "$R$L/ld-linux-x86-64.so.2" --library-path "$R$L:$L" --preload "$D/preload.so" "$R/usr/bin/BINARY" "$@"
 	EOF
 	p=$(cd "$root/usr/bin" && ls | grep -x -e bochs-bin -e bochs | tail -n 1)
 	sed -i "s/BINARY/$p/" "$B/bochs/bochs"
