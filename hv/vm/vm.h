@@ -103,3 +103,13 @@ bool vm_mig_instance(struct vm *vm, unsigned i, struct mig_instance *out);
 /* Before a save: vCPU hardware state -> vcpu_state. After a load: vcpu_state -> hardware, interrupt lines settled. */
 void vm_state_sync(struct vm *vm);
 void vm_state_loaded(struct vm *vm);
+
+/* --- what mig/ needs besides (hv/vm/) --- */
+/* What this guest may have seen of this host's CPU (XCR0, feature words, TSC rate...), opaque to mig/: fills buf.
+ * Returns bytes used, or -E_RANGE. */
+int vm_cpu_compat_save(struct vm *vm, u8 *buf, size_t cap) __must_check;
+/* Whether this host can run a guest that saw that; the block is hostile until checked. -E_UNSUPPORTED with *e
+ * naming what is missing, -E_PROTO if it is malformed. */
+int vm_cpu_compat_check(const u8 *buf, size_t len, struct error *e) __must_check;
+/* The guest lives on host `to` from now on: frees memory, devices and vCPUs; the entry stays (POSTMIGRATE, not owner). */
+void vm_moved_away(struct vm *vm, const char *to, u64 epoch);
