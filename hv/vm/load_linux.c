@@ -137,12 +137,13 @@ int linux_load(struct vm *vm, const u8 *kernel, u64 kernel_size, const u8 *initr
 	need = ALIGN_UP(run_end, PAGE_SIZE) + ALIGN_UP(initrd_size, PAGE_SIZE);
 	initrd_top = MIN(RAM_HOLE_START, load_u32(kernel + HDR_INITRD_ADDR_MAX) + 1ull);
 	if (run_end > RAM_HOLE_START || (initrd_size && need > initrd_top))
-		return error_set(e, E_RANGE, "%s%s%s cannot fit below 0x%llx, where the kernel must find them. Use a smaller %s", name,
+		return error_set(e, E_RANGE, "%s%s%s cannot fit below 0x%llx, which boot demands. Use a smaller %s", name,
 				 initrd_size ? " and " : "", initrd_size ? vm->config.initrd : "",
 				 (unsigned long long)(initrd_size ? initrd_top : RAM_HOLE_START), initrd_size ? "initrd" : "kernel");
 	if (need > low_end)
-		return error_set(e, E_RANGE, "%s%s%s need at least %s of guest memory, %s has %s. Set memory=%s or more in [guest %s]",
-				 name, initrd_size ? " and " : "", initrd_size ? vm->config.initrd : "", load_mem_text(need).s,
+		return error_set(e, E_RANGE, "%s%s%s %s at least %s of guest memory, %s has %s. Set memory=%s or more in [guest %s]",
+				 name, initrd_size ? " and " : "", initrd_size ? vm->config.initrd : "",
+				 initrd_size ? "need" : "needs", load_mem_text(need).s,
 				 guest, load_mem_text(vm->ram_bytes).s, load_mem_text(need).s, guest);
 	if (cmdline_len >= CMDLINE_ROOM || cmdline_len > load_u32(kernel + HDR_CMDLINE_SIZE))
 		return error_set(e, E_RANGE, "the command line has %zu characters, %s takes %u. Shorten cmdline= in [guest %s]",
