@@ -35,7 +35,7 @@ OVMF_BOCHS = "/usr/share/ovmf/OVMF.fd"
 GUEST_IP, BENCH_IP, CONTROL_PORT = "10.0.2.15", "10.0.2.2", 4789
 DEFAULT_CPU = "corei7_skylake_x"
 # Our own bugs as Godwit prints them; lines of guests carry a prefix and never match.
-FATAL = r"^\[ *\d+\.\d+\] (?:PANIC|BUG)\b.*"
+FATAL = r"^\[ *\d+\.\d+\] (?:panic|bug|PANIC|BUG)\b.*"
 
 
 class BenchError(Exception):
@@ -171,9 +171,11 @@ class Host:
     # Serial log
 
     def serial(self):
-        """All of COM1 so far, as text without carriage returns."""
+        """All of COM1 so far, as text with plain newlines."""
         with open(self.serial_path, "rb") as f:
-            return f.read().decode(errors="replace").replace("\r", "")
+            text = f.read().decode(errors="replace")
+        # The firmware's last line can lose its newline (and leave a NUL) to the next program's UART reset.
+        return text.replace("\0", "").replace("\r\n", "\n").replace("\r", "\n")
 
     def wait_for(self, pattern, timeout=60, rewind=False):
         """Wait for a regular expression (multi-line mode) in whole lines of the log; returns the match.

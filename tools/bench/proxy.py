@@ -150,7 +150,7 @@ class Proxy:
         self.target = target
         self.rate = None                        # bytes/s per direction, or None
         self.delay = 0.0                        # seconds one way
-        self.bytes = {"to": 0, "back": 0}       # payload handed on so far, all connections
+        self.bytes = {"to": 0, "back": 0}       # payload let through so far, all connections
         self.connections = 0                    # connections accepted so far
         self._lock = threading.Condition()
         self._open = set()
@@ -242,16 +242,16 @@ class Proxy:
                 part, action = self._allowed(pump.direction, len(view))
                 lose = pump.direction in self._swallow
                 pause = self._pace(pump.direction, part)
+                # Counted before they go out: who has received them must find them counted.
+                if not lose:
+                    self.bytes[pump.direction] += part
+                    self._lock.notify_all()
             if pause > 0:
                 time.sleep(pause)
             if lose:
                 pump.lost = True
             elif part:
                 pump.sink.sendall(view[:part])
-            if part and not lose:
-                with self._lock:
-                    self.bytes[pump.direction] += part
-                    self._lock.notify_all()
             view = view[part:]
             if action and self._take_limit(pump.direction):
                 {"cut": self.cut, "stall": self.stall, "half_cut": lambda: self.half_cut(pump.direction)}[action]()

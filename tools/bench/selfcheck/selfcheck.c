@@ -87,6 +87,9 @@ static void print_hex(uint64_t v)
 
 static void uart_init(void)
 {
+	/* What the firmware still has in the transmitter goes out first. */
+	while (!(inb(COM1 + 5) & 0x40))
+		;
 	outb(COM1 + 1, 0);
 	outb(COM1 + 3, 0x80);
 	outb(COM1, 1);
