@@ -3,14 +3,14 @@
 #pragma once
 #include "hv/config.h"
 
-#define BOOT_MAX_FILES 48
+#define BOOT_MAX_FILES (3 + CONFIG_MAX_GUESTS * (2 + CONFIG_MAX_MODULES)) /* all that a config can name */
 #define BOOT_MAX_RANGES 128
 
 struct boot_file {
 	char name[64];      /* as the config names it, relative to \godwit\ */
 	const u8 *data;     /* NULL: missing; stays valid for ever */
 	u64 size;           /* bytes */
-	char error[120];    /* why it is missing, for people; empty if it is there */
+	char error[200];    /* why it is missing, for people; empty if it is there */
 };
 
 struct boot_info {
@@ -18,6 +18,8 @@ struct boot_info {
 	u32 n_free;
 	u64 phys_end;            /* end of the highest RAM or MMIO that must be mapped */
 	u64 image_start, image_end;
+	u64 table_pool, table_pages; /* 4 KiB pages for paging_init(): firmware's own tables lie in free memory */
+	u64 boot_bytes;          /* memory held by the image, its tables and the files */
 	u64 rsdp;                /* ACPI 2.0 RSDP physical address, 0 if none */
 	u64 wall_seconds;        /* firmware clock, UTC, seconds since 1970 at tsc_at_wall */
 	u64 tsc_at_wall, tsc_at_entry;

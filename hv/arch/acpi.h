@@ -25,6 +25,6 @@ struct acpi_facts {
 	u8 mcfg_bus_start, mcfg_bus_end;
 };
 
-/* Reads the tables at rsdp (physical, 0: none). Bad checksums and lengths make a table count as absent. */
-void acpi_init(u64 rsdp);
+/* Reads the tables at rsdp (physical, 0: none), all of which must lie below mapped_end. Bad checksums and lengths make a table count as absent. */
+void acpi_init(u64 rsdp, u64 mapped_end);
 const struct acpi_facts *acpi_facts(void);

@@ -48,6 +48,14 @@ struct trap_frame {
 	u64 rip, cs, rflags, rsp, ss;
 };
 
+/* For arch_init(): descriptor tables, FS/GS base, control registers and FPU state of the boot CPU. */
+void cpu_init_tables(void);
+void cpu_init_state(const struct host_caps *caps);
+/* For paging_init(): va of the i-th guard page, 0 after the last. */
+u64 cpu_guard_page(unsigned i);
+/* The C part of every exception. */
+void trap_handle(struct trap_frame *f);
+
 /* First call of hv_main(): log and UART, GDT/IDT/TSS, FPU state, own page tables, frame allocator over bi->free,
  * ACPI, clock, quiet interrupt controllers, capability check (host_caps()). Afterwards all of hv/ may be used. */
 void arch_init(struct boot_info *bi);
@@ -58,6 +66,8 @@ u64 cpu_idt_base(void);
 u64 cpu_tss_base(void);
 u64 cpu_fs_base(void);
 u64 cpu_gs_base(void);
+/* Top of the one stack that the hypervisor runs on (16-byte aligned); a guard page lies below it. */
+u64 cpu_main_stack_top(void);
 /* Loads GDTR, IDTR and TR with their full limits again; after VMXOFF or where a VM exit's limits (0xffff) disturb. */
 void cpu_load_tables(void);
 

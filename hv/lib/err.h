@@ -31,3 +31,5 @@ int error_set(struct error *e, enum err code, const char *fmt, ...) __printf(3, 
 /* Our own bug: print and stop this host. Never guards anything that comes from outside. */
 #define BUG_ON(cond) do { if (__builtin_expect(!!(cond), 0)) bug(__FILE__, __LINE__, #cond); } while (0)
 __noreturn void bug(const char *file, int line, const char *what);
+/* What bug() does after reporting; NULL: __builtin_trap(). Set by hv/arch. */
+extern void (*bug_stop)(void) __noreturn;

@@ -11,6 +11,20 @@ void log_line(enum log_level level, const char *subsys, const char *fmt, ...) __
 /* Called before anything that may use SSE registers while a guest's are live; fake: no-op. */
 void log_guard(void);
 
+#define LOG_RING_BYTES (64u << 10)
+/* Where lines go besides the ring: returns bytes taken; wait: take all. NULL: nowhere. Set by hv/arch. */
+extern size_t (*log_sink)(const char *buf, size_t len, bool wait);
+/* What log_guard() calls if set (hv/vm: save the guest's FPU registers). */
+extern void (*log_guard_hook)(void);
+/* Bytes as they are, for the copy of a guest's console. */
+void log_raw(const char *buf, size_t len);
+/* Gives the sink what it takes at once. From its first call on, log_line() no longer waits for the sink. */
+void log_poll(void);
+/* Gives the sink everything, waiting for it. */
+void log_flush(void);
+/* Copies what was logged since *pos (a count of bytes; 0 = oldest kept) and moves *pos on. Returns bytes, at most len. */
+size_t log_read(u64 *pos, char *buf, size_t len);
+
 #define log_err(subsys, ...) log_line(LOG_ERR, subsys, __VA_ARGS__)
 #define log_warn(subsys, ...) log_line(LOG_WARN, subsys, __VA_ARGS__)
 #define log_info(subsys, ...) log_line(LOG_INFO, subsys, __VA_ARGS__)

@@ -5,6 +5,8 @@
 
 /* Gives [start,end) to the allocator (called at boot for free firmware memory, aligned inward). */
 void frame_add(hpa_t start, hpa_t end);
+/* Counts bytes that the hypervisor holds outside of what frame_add() gave (image, boot files). */
+void frame_account(u64 bytes);
 /* A zeroed 4 KiB frame, or NULL. Owned by the caller until frame_free(). */
 void *frame_alloc(void) __must_check;
 void frame_free(void *p);

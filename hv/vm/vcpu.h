@@ -13,9 +13,13 @@ struct vcpu {
 	unsigned id;
 	struct vdev *lapic;
 	void *vmcs;               /* VMCS region frame */
-	bool launched, loaded;    /* VMLAUNCH done; s -> VMCS done */
+	u8 *xsave_area;           /* 64-byte aligned frame; s.xsave is its copy after vcpu_sync_state() */
+	u16 vpid;
+	bool launched;            /* VMLAUNCH done since VMCLEAR */
+	bool window;              /* interrupt-window exiting is on */
+	u32 proc_ctls;            /* as last written */
+	u64 tsc_offset;           /* as last written */
 	bool irq_check;           /* see vcpu_irq_check() */
-	bool halted;
 	u64 exit_counts[80];
 	u64 run_tsc;              /* host ticks spent in the guest */
 };
@@ -32,6 +36,32 @@ void vcpu_sync_state(struct vcpu *v);
 void vcpu_load_state(struct vcpu *v);
 /* The only place that moves RIP: past the exiting instruction; clears STI/MOV-SS blocking, honours TF. */
 void vcpu_advance(struct vcpu *v, u32 inst_len);
+/* v->s.rip, rsp (gpr[VCPU_RSP]) and rflags are valid copies while an exit is handled; these write both copies. */
+void vcpu_set_rip(struct vcpu *v, u64 rip);
+void vcpu_set_rsp(struct vcpu *v, u64 rsp);
+void vcpu_set_rflags(struct vcpu *v, u64 rflags);
+/* Forgets v's live FPU state: it is about to be replaced. */
+void fpu_drop(struct vcpu *v);
+/* MOV to CR0/CR4 by the guest. -E_INVAL: #GP. */
+int vcpu_write_cr0(struct vcpu *v, u64 cr0) __must_check;
+int vcpu_write_cr4(struct vcpu *v, u64 cr4) __must_check;
+/* An interrupt or NMI window opened: no window exits until the next look at what is pending. */
+void vcpu_open_window(struct vcpu *v);
+/* CR4 and CR0 as the guest sees them. */
+u64 vcpu_cr4(struct vcpu *v);
+u64 vcpu_cr0(struct vcpu *v);
+/* Whether a halted vCPU has reason to run. */
+bool vcpu_wakes(struct vcpu *v);
+/* Saves live guest FPU state if any, so that SSE may be used (fpu.c). */
+void fpu_release(void);
+/* Makes v's FPU state live. */
+void fpu_acquire(struct vcpu *v);
+void fpu_init(void);
+/* State components guests may have (XCR0 bits), and XSETBV as the guest executes it. -E_INVAL: #GP. */
+u64 fpu_guest_xcr0_mask(void);
+int fpu_xsetbv(struct vcpu *v, u64 xcr0) __must_check;
+/* Whether an XSAVE image from outside is one that XRSTOR takes without fault. */
+bool fpu_image_ok(const u8 *xsave, u64 xcr0);
 /* Queues an exception for the next entry. */
 void vcpu_inject(struct vcpu *v, u8 vector, bool has_error, u32 error);
 #define VECTOR_GP 13

@@ -17,7 +17,6 @@ struct vcpu_state {
 	u64 pat, tsc_aux, tsc_adjust, misc_enable, mtrr_def_type, mtrr_fixed[11], mtrr_var[16], debugctl, spec_ctrl;
 	u64 pdpte[4];         /* PAE paging */
 	u64 pending_dbg;      /* pending debug exceptions */
-	u64 xcomp_reserved;
 	u32 seg_limit[SEG_COUNT], seg_ar[SEG_COUNT];
 	u16 seg_sel[SEG_COUNT];
 	u32 gdtr_limit, idtr_limit;

@@ -23,6 +23,11 @@ struct vdev_type {
 
 #define VDEV_NEVER (~0ull)
 
+/* MIG_REGISTER() for the description inside a struct vdev_type. */
+#define VDEV_REGISTER(type_) \
+	static const struct mig_type *const mig_reg_##type_ \
+	__attribute__((used, section("migratable"))) = &(type_).mig
+
 struct vdev {
 	const struct vdev_type *type;
 	struct vm *vm;

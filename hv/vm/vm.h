@@ -16,6 +16,17 @@ enum run_state { RS_PRELAUNCH, RS_RUNNING, RS_PAUSED, RS_SHUTDOWN, RS_INMIGRATE,
                  RS_INTERNAL_ERROR, RS_GUEST_PANICKED };
 const char *vm_run_state_name(enum run_state s);
 
+/* The guest's clock at a pause. */
+struct vm_clock_state { u64 guest_tsc, tsc_hz, boot_wall_seconds; };
+
+/* What CPUID shows, fixed when the guest is made, so that it sees the same for ever (cpuid.c). */
+#define CPUID_MAX_ENTRIES 48
+struct cpuid_table {
+	u32 n, reserved;
+	u32 leaf[CPUID_MAX_ENTRIES], subleaf[CPUID_MAX_ENTRIES];
+	u32 eax[CPUID_MAX_ENTRIES], ebx[CPUID_MAX_ENTRIES], ecx[CPUID_MAX_ENTRIES], edx[CPUID_MAX_ENTRIES];
+};
+
 struct bus_range { u64 base, len; struct vdev *dev; bus_fn fn; };
 
 struct vm {
@@ -40,6 +51,9 @@ struct vm {
 	u64 tsc_hz, tsc_offset, tsc_mult; /* tsc_mult: 16.48 fixed point, BIT(48) = 1.0 */
 	u64 paused_tsc;
 	u64 boot_wall_seconds;
+	struct vm_clock_state clock_state; /* valid between vm_state_sync() and the next run */
+	struct cpuid_table cpuid;
+	u8 cpuid_index[3][32];           /* first entry + 1 of basic, hypervisor and extended leaves */
 	/* Devices. */
 	struct vdev *vdevs[VM_MAX_VDEVS];
 	unsigned n_vdevs;
@@ -48,11 +62,13 @@ struct vm {
 	u64 next_deadline;               /* min over vdevs */
 	struct vcpu *vcpus[VM_MAX_VCPUS];
 	unsigned n_vcpus;
-	bool want_reset, want_poweroff;
+	bool want_reset, want_poweroff;  /* asked for by the guest, done by the scheduler */
+	bool attention;                  /* leave the run loop: one of the above */
 	/* Console history: ring of the last CONSOLE_RING_BYTES, total bytes ever. */
 	u8 *console;
+	u64 console_line;                /* offset of the first byte not yet copied to the host's serial */
 	u64 console_total;
-	u64 started_us, exits, self_migrations;
+	u64 started_us, exits, self_migrations, next_self_migration;
 	u64 first_output_tsc;            /* host TSC of the first console byte */
 	void *mig;                       /* migration in progress (owned by mig/), or NULL */
 	int debug_exit_code;             /* -1: none */
@@ -61,8 +77,14 @@ struct vm {
 /* --- lifecycle.c --- */
 extern struct vm *vms[VM_MAX]; /* NULL slots */
 struct vm *vm_find(const char *name);
-/* Makes a guest (memory, devices, vCPUs; state PRELAUNCH, not owner). *e tells why not. */
+/* Makes an entry without memory or devices, as the config file has it (state PRELAUNCH, not owner). NULL with *e: name taken, too many. */
+struct vm *vm_define(const struct guest_config *cfg, struct error *e);
+/* Makes a guest whole (vm_define, then memory, devices, vCPUs in reset state). *e tells why not. */
 struct vm *vm_create(const struct guest_config *cfg, struct error *e);
+/* Whether it holds memory, devices and vCPUs (dead, defined and moved-away guests do not). */
+bool vm_is_populated(const struct vm *vm);
+/* Frees memory, devices and vCPUs; entry, console history and state stay. */
+void vm_release(struct vm *vm);
 /* Frees everything, removes it from vms[]. */
 void vm_destroy(struct vm *vm);
 /* Loads kernel images (from boot files) into a fresh or dead guest, resets it and runs it. */

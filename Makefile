@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: MIT
+# Godwit. `make demo` and `make test` do everything, set-up included; see README.md.
+BUILD := build
+DEPS := $(BUILD)/deps
+CC := gcc
+HOSTCC := gcc
+MUSL_INC := /usr/include/x86_64-linux-musl
+MUSL_LIB := /usr/lib/x86_64-linux-musl/libc.a
+
+all: godwit.efi tool guests
+
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+# Everything is compiled position-independent: the firmware loads the image where it likes.
+BASE_CFLAGS := -std=gnu11 -O2 -g -ffreestanding -fno-stack-protector -mno-red-zone -fPIE -fvisibility=hidden \
+	-fno-strict-aliasing -fno-asynchronous-unwind-tables -nostdinc -isystem $(shell $(CC) -print-file-name=include) \
+	-isystem $(MUSL_INC) -I. -I$(BUILD)/gen -MMD -MP
+WARN := -Wall -Wextra -Werror -Wmissing-prototypes -Wstrict-prototypes -Wno-unused-parameter -Wno-missing-field-initializers
+# The hypervisor proper never touches vector registers: the guest's are live there. Services may: they run after a save.
+HV_CFLAGS := $(BASE_CFLAGS) -mgeneral-regs-only $(WARN)
+SVC_CFLAGS := $(BASE_CFLAGS) $(WARN)
+LIB_CFLAGS := $(BASE_CFLAGS) -w
+
+include $(wildcard boot/rules.mk hv/rules.mk hv/vm/rules.mk hv/vdev/rules.mk net/rules.mk mig/rules.mk tools/rules.mk \
+	tools/godwit/rules.mk tools/fuzz/rules.mk guest-tests/rules.mk)
+
+NOT_TEST = $(filter-out %_test.c %_fake.c,$(1))
+HV_SRCS := $(filter-out hv/vmx/asm_offsets.c,$(call NOT_TEST,$(wildcard hv/*.c hv/lib/*.c hv/arch/*.c hv/mm/*.c hv/vmx/*.c hv/vm/*.c hv/vdev/*.c drivers/*/*.c)))
+HV_ASMS := $(wildcard hv/arch/*.S hv/vmx/*.S)
+SVC_SRCS := $(call NOT_TEST,$(wildcard net/*.c net/port/*.c mig/*.c))
+OBJS := $(HV_SRCS:%.c=$(BUILD)/obj/%.o) $(HV_ASMS:%.S=$(BUILD)/obj/%.o) $(SVC_SRCS:%.c=$(BUILD)/obj/%.o) $(BOOT_OBJS) $(LIB_OBJS)
+
+$(BUILD)/obj/hv/%.o: hv/%.c
+	@mkdir -p $(@D)
+	$(CC) $(HV_CFLAGS) $(ZYDIS_CFLAGS) $(INIH_CFLAGS) -c $< -o $@
+$(BUILD)/obj/hv/%.o: hv/%.S
+	@mkdir -p $(@D)
+	$(CC) $(HV_CFLAGS) -c $< -o $@
+$(BUILD)/obj/drivers/%.o: drivers/%.c
+	@mkdir -p $(@D)
+	$(CC) $(HV_CFLAGS) -c $< -o $@
+$(BUILD)/obj/net/%.o: net/%.c
+	@mkdir -p $(@D)
+	$(CC) $(SVC_CFLAGS) $(NET_CFLAGS) -c $< -o $@
+$(BUILD)/obj/mig/%.o: mig/%.c
+	@mkdir -p $(@D)
+	$(CC) $(SVC_CFLAGS) $(MIG_CFLAGS) -c $< -o $@
+
+# Offsets for assembly come from the compiler.
+$(BUILD)/gen/asm_offsets.h: hv/vmx/asm_offsets.c hv/vm/vcpu_state.h hv/vm/vcpu.h
+	@mkdir -p $(@D)
+	$(CC) $(HV_CFLAGS) -S $< -o $(BUILD)/gen/asm_offsets.s
+	sed -n 's/^.*#DEF \([A-Z_0-9]*\) \$$\?\([0-9]*\).*/#define \1 \2/p' $(BUILD)/gen/asm_offsets.s > $@
+$(HV_ASMS:%.S=$(BUILD)/obj/%.o): $(BUILD)/gen/asm_offsets.h
+
+-include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/* From firmware to the scheduler. A host that cannot run guests still brings up its console and control port. */
+#include "hv/main.h"
+#include "hv/arch/cpu.h"
+#include "hv/lib/log.h"
+#include "hv/mm/frame.h"
+#include "hv/vm/lifecycle.h"
+#include "hv/vm/msr.h"
+#include "hv/vm/sched.h"
+#include "hv/vmx/vmx.h"
+#include "mig/mig.h"
+#include "net/net.h"
+
+static const struct boot_info *boot_info;
+
+const struct boot_info *boot_info_get(void)
+{
+	return boot_info;
+}
+
+static bool vmx_start(void)
+{
+	const struct host_caps *caps = host_caps();
+	struct error e = { 0 };
+
+	if (!caps->usable) {
+		for (u32 i = 0; i < caps->n_missing; i++)
+			log_err("hv", "guests cannot run here: missing %s", caps->missing[i]);
+		log_err("hv", "%s", caps->remedy);
+		return false;
+	}
+	if (vmx_init(&e)) {
+		log_err("hv", "guests cannot run here: %s", e.text);
+		return false;
+	}
+	fpu_init();
+	msr_init();
+	return true;
+}
+
+void hv_main(struct boot_info *bi)
+{
+	const struct config *c = &bi->config;
+	bool can_run;
+
+	boot_info = bi;
+	arch_init(bi);
+	BUG_ON(__start_migratable == __stop_migratable);
+	lifecycle_init(c);
+	can_run = vmx_start();
+	net_init(bi);
+	for (u32 i = 0; i < c->n_guests; i++) {
+		struct error e = { 0 };
+		struct vm *vm = vm_define(&c->guests[i], &e);
+
+		if (vm && can_run && c->guests[i].autostart)
+			(void)!vm_start(vm, &e);
+		if (e.code)
+			log_err("guest", "%s: %s", c->guests[i].name, e.text);
+	}
+	struct frame_stats m = frame_stats();
+
+	log_info("hv", "ready: memory %llu MiB, free %llu MiB, hypervisor %llu KiB", (unsigned long long)m.total >> 20,
+		 (unsigned long long)m.free >> 20, (unsigned long long)m.hypervisor >> 10);
+	sched_run(c);
+}

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+/* The guest's serial output: a ring of history, optionally copied line by line to the host's own serial port. */
+#include "hv/vm/vm.h"
+#include "hv/lib/clock.h"
+#include "hv/lib/log.h"
+
+#include <string.h>
+
+#define LINE_MAX 240
+
+static void copy_line(struct vm *vm)
+{
+	char line[NAME_MAX_LEN + LINE_MAX + 3];
+	unsigned n = (unsigned)strlen(vm->config.name), end = n + 2 + LINE_MAX;
+
+	memcpy(line, vm->config.name, n);
+	line[n++] = '|';
+	line[n++] = ' ';
+
+	for (; vm->console_line < vm->console_total; vm->console_line++) {
+		u8 c = vm->console[vm->console_line % CONSOLE_RING_BYTES];
+
+		if (c >= ' ' && c < 0x7f && n < end)
+			line[n++] = (char)c;
+	}
+	line[n++] = '\n';
+	log_raw(line, n);
+}
+
+void vm_console_out(struct vm *vm, u8 byte)
+{
+	if (!vm->first_output_tsc)
+		vm->first_output_tsc = host_tsc();
+	vm->console[vm->console_total++ % CONSOLE_RING_BYTES] = byte;
+	if (vm->config.console_serial && (byte == '\n' || vm->console_total - vm->console_line >= LINE_MAX))
+		copy_line(vm);
+}

@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: MIT */
+#include "hv/vm/cpuid.h"
+#include "hv/arch/x86.h"
+#include "hv/lib/clock.h"
+#include "hv/vm/vm_clock.h"
+
+#include <string.h>
+
+/* Leaf 1. */
+#define F1C_HYPERVISOR BIT(31)
+#define F1C_OSXSAVE BIT(27)
+#define F1C_X2APIC BIT(21)
+#define F1C_TSC_DEADLINE BIT(24)
+#define F1C_PCID BIT(17)
+#define F1C_MASK (BIT(0) | BIT(1) | BIT(9) | BIT(12) | BIT(13) | F1C_PCID | BIT(19) | BIT(20) | BIT(22) | BIT(23) | \
+	BIT(25) | BIT(26) | BIT(28) | BIT(29) | BIT(30))
+#define F1D_MASK (0x078bfbffu) /* FPU..CLFSH, MMX, FXSR, SSE, SSE2; neither PSN, DS, ACPI, HTT nor PBE */
+/* Leaf 7. EBX: no SGX, HLE/RTM, MPX, RDT, PT. ECX: no LA57, PKU, WAITPKG, CET. EDX: no AMX; FSRM goes with MISC_ENABLE. */
+#define F7B_MASK (BIT(0) | BIT(1) | BIT(3) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(9) | BIT(10) | BIT(13) | BIT(16) | \
+	BIT(17) | BIT(18) | BIT(19) | BIT(20) | BIT(21) | BIT(23) | BIT(24) | BIT(28) | BIT(29) | BIT(30) | BIT(31))
+#define F7C_MASK (BIT(1) | BIT(2) | BIT(6) | BIT(8) | BIT(9) | BIT(10) | BIT(11) | BIT(12) | BIT(14) | BIT(22))
+#define F7D_MASK (BIT(2) | BIT(3) | BIT(4) | BIT(8) | BIT(10))
+#define F7B_INVPCID BIT(10)
+#define F81C_MASK (BIT(0) | BIT(5) | BIT(8))
+#define F81D_MASK (BIT(11) | BIT(20) | BIT(26) | BIT(27) | BIT(29))
+#define XSAVE_FEATURES 7 /* XSAVEOPT, XSAVEC, XGETBV(1); XSAVES is not shown */
+#define KVM_SIGNATURE_LEAF 0x40000000u
+
+static void add(struct cpuid_table *t, u32 leaf, u32 subleaf, struct cpuid_regs r)
+{
+	BUG_ON(t->n == CPUID_MAX_ENTRIES);
+	t->leaf[t->n] = leaf;
+	t->subleaf[t->n] = subleaf;
+	t->eax[t->n] = r.eax;
+	t->ebx[t->n] = r.ebx;
+	t->ecx[t->n] = r.ecx;
+	t->edx[t->n] = r.edx;
+	t->n++;
+}
+
+static void add_xsave(struct cpuid_table *t)
+{
+	u64 mask = fpu_guest_xcr0_mask();
+	struct cpuid_regs r = { (u32)mask, 0, 576, (u32)(mask >> 32) }, sub;
+
+	for (u32 i = 2; i < 32; i++) {
+		if (!(mask & BIT(i)))
+			continue;
+		sub = cpuid(0xd, i);
+		r.ecx = MAX(r.ecx, sub.ebx + sub.eax);
+	}
+	add(t, 0xd, 0, r); /* EBX follows XCR0: cpuid_exit() */
+	r = cpuid(0xd, 1);
+	add(t, 0xd, 1, (struct cpuid_regs){ r.eax & XSAVE_FEATURES, 0, 0, 0 });
+	for (u32 i = 2; i < 32; i++)
+		if (mask & BIT(i)) {
+			r = cpuid(0xd, i);
+			add(t, 0xd, i, (struct cpuid_regs){ r.eax, r.ebx, r.ecx & 2, 0 });
+		}
+}
+
+void cpuid_build(struct vm *vm)
+{
+	struct cpuid_table *t = &vm->cpuid;
+	struct cpuid_regs r, max = cpuid(0, 0);
+	u32 hz = (u32)host_tsc_hz(), mhz = (u32)(host_tsc_hz() / 1000000);
+	u32 vcpus = vm->config.vcpus;
+
+	memset(t, 0, sizeof(*t));
+	r = max;
+	r.eax = 0x16;
+	add(t, 0, 0, r);
+	r = cpuid(1, 0);
+	add(t, 1, 0, (struct cpuid_regs){ r.eax, (r.ebx & 0xff00) | vcpus << 16,
+		(r.ecx & F1C_MASK) | F1C_HYPERVISOR | F1C_X2APIC | F1C_TSC_DEADLINE, r.edx & F1D_MASK });
+	add(t, 2, 0, cpuid(2, 0));
+	for (u32 i = 0; i < 4; i++) {
+		r = cpuid(4, i);
+		r.eax &= 0x3fff; /* one thread shares each cache, one core a package */
+		add(t, 4, i, r);
+	}
+	add(t, 6, 0, (struct cpuid_regs){ .eax = BIT(2) }); /* ARAT: the APIC timer never stops */
+	if (max.eax >= 7) {
+		r = cpuid(7, 0);
+		/* TSC_ADJUST is emulated, whether the CPU has it or not. */
+		add(t, 7, 0, (struct cpuid_regs){ 0, (r.ebx & F7B_MASK) | BIT(1), r.ecx & F7C_MASK, r.edx & F7D_MASK });
+	}
+	add(t, 0xb, 0, (struct cpuid_regs){ 0, 1, 0x100, 0 });
+	add(t, 0xb, 1, (struct cpuid_regs){ 3, vcpus, 0x201, 0 });
+	if (r = cpuid(1, 0), r.ecx & BIT(26))
+		add_xsave(t);
+	/* Crystal = TSC: Linux then needs no calibration, and the APIC timer runs at this rate. */
+	add(t, 0x15, 0, (struct cpuid_regs){ 1, 1, hz, 0 });
+	add(t, 0x16, 0, (struct cpuid_regs){ mhz, mhz, 100, 0 });
+	/* KVM's signature with no features yet: it is how stock kernels learn that x2APIC works without interrupt remapping. */
+	add(t, KVM_SIGNATURE_LEAF, 0, (struct cpuid_regs){ KVM_SIGNATURE_LEAF + 1, 0x4b4d564b, 0x564b4d56, 0x4d });
+	add(t, KVM_SIGNATURE_LEAF + 1, 0, (struct cpuid_regs){ 0 });
+	r = cpuid(0x80000000, 0);
+	add(t, 0x80000000, 0, (struct cpuid_regs){ 0x80000008, 0, 0, 0 });
+	u32 ext = r.eax;
+
+	r = cpuid(0x80000001, 0);
+	add(t, 0x80000001, 0, (struct cpuid_regs){ 0, 0, r.ecx & F81C_MASK, r.edx & F81D_MASK });
+	for (u32 leaf = 0x80000002; leaf <= 0x80000004 && leaf <= ext; leaf++)
+		add(t, leaf, 0, cpuid(leaf, 0));
+	add(t, 0x80000006, 0, cpuid(0x80000006, 0));
+	add(t, 0x80000007, 0, (struct cpuid_regs){ .edx = BIT(8) }); /* invariant TSC */
+	r = cpuid(0x80000008, 0);
+	add(t, 0x80000008, 0, (struct cpuid_regs){ MIN(r.eax & 0xff, 46u) | 48 << 8, 0, 0, 0 });
+	BUG_ON(cpuid_index(vm, NULL));
+}
+
+static u8 *index_slot(struct vm *vm, u32 leaf)
+{
+	u32 group = leaf >> 28 == 0 ? 0 : leaf >> 28 == 4 ? 1 : leaf >> 28 == 8 ? 2 : 3;
+
+	if (group == 3 || (leaf & 0x0fffffff) >= 32)
+		return NULL;
+	return &vm->cpuid_index[group][leaf & 31];
+}
+
+int cpuid_index(struct vm *vm, struct error *e)
+{
+	const struct cpuid_table *t = &vm->cpuid;
+
+	memset(vm->cpuid_index, 0, sizeof(vm->cpuid_index));
+	if (t->n > CPUID_MAX_ENTRIES || t->n == 0)
+		return error_set(e, E_INVAL, "cpuid: %u entries, 1 to %u are possible", t->n, CPUID_MAX_ENTRIES);
+	for (u32 i = 0; i < t->n; i++) {
+		u8 *slot = index_slot(vm, t->leaf[i]);
+
+		if (!slot)
+			return error_set(e, E_INVAL, "cpuid: leaf %#x is not one that Godwit shows", t->leaf[i]);
+		if (!*slot)
+			*slot = (u8)(i + 1);
+	}
+	return 0;
+}
+
+static int find(const struct vm *vm, u32 leaf, u32 subleaf)
+{
+	const struct cpuid_table *t = &vm->cpuid;
+	const u8 *slot = index_slot((struct vm *)vm, leaf);
+
+	if (!slot || !*slot)
+		return -1;
+	u32 i = *slot - 1u;
+
+	/* Entries of a leaf are adjacent; a leaf with one entry ignores ECX. */
+	if (i + 1 >= t->n || t->leaf[i + 1] != leaf)
+		return t->subleaf[i] == subleaf || (leaf != 4 && leaf != 0xb && leaf != 0xd && leaf != 7) ? (int)i : -1;
+	for (; i < t->n && t->leaf[i] == leaf; i++)
+		if (t->subleaf[i] == subleaf)
+			return (int)i;
+	return -1;
+}
+
+u32 cpuid_guest(const struct vm *vm, u32 leaf, u32 subleaf, unsigned reg)
+{
+	int i = find(vm, leaf, subleaf);
+	const struct cpuid_table *t = &vm->cpuid;
+	const u32 *const regs[] = { t->eax, t->ebx, t->ecx, t->edx };
+
+	return i < 0 ? 0 : regs[reg][i];
+}
+
+u64 cpuid_cr4_mask(const struct vm *vm)
+{
+	u64 m = CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE | CR4_OSFXSR |
+		CR4_OSXMMEXCPT;
+	u32 f1c = cpuid_guest(vm, 1, 0, 2), f7b = cpuid_guest(vm, 7, 0, 1), f7c = cpuid_guest(vm, 7, 0, 2);
+
+	m |= f1c & F1C_PCID ? CR4_PCIDE : 0;
+	m |= f1c & BIT(26) ? CR4_OSXSAVE : 0;
+	m |= f7b & BIT(0) ? CR4_FSGSBASE : 0;
+	m |= f7b & BIT(7) ? CR4_SMEP : 0;
+	m |= f7b & BIT(20) ? CR4_SMAP : 0;
+	m |= f7c & BIT(2) ? CR4_UMIP : 0;
+	return m;
+}
+
+/* Size of the standard-format area for xcr0: the end of its highest component. */
+static u32 xsave_size(const struct vm *vm, u64 xcr0)
+{
+	u32 size = 576;
+
+	for (u32 i = 2; i < 32; i++)
+		if (xcr0 & BIT(i))
+			size = MAX(size, cpuid_guest(vm, 0xd, i, 0) + cpuid_guest(vm, 0xd, i, 1));
+	return size;
+}
+
+void cpuid_exit(struct vcpu *v)
+{
+	const struct cpuid_table *t = &v->vm->cpuid;
+	u32 leaf = (u32)v->s.gpr[VCPU_RAX], sub = (u32)v->s.gpr[VCPU_RCX];
+	int i = find(v->vm, leaf, sub);
+	struct cpuid_regs r = { 0 };
+
+	if (i >= 0)
+		r = (struct cpuid_regs){ t->eax[i], t->ebx[i], t->ecx[i], t->edx[i] };
+	switch (leaf) {
+	case 1:
+		r.ebx |= v->id << 24;
+		if (vcpu_cr4(v) & CR4_OSXSAVE)
+			r.ecx |= F1C_OSXSAVE;
+		break;
+	case 0xb:
+		r.ecx = (r.ecx & 0xff00) | (sub & 0xff);
+		r.edx = v->id;
+		break;
+	case 0xd:
+		if (sub == 0 && i >= 0)
+			r.ebx = xsave_size(v->vm, v->s.xcr0);
+		else if (sub == 1 && i >= 0)
+			r.ebx = xsave_size(v->vm, v->s.xcr0);
+		break;
+	}
+	v->s.gpr[VCPU_RAX] = r.eax;
+	v->s.gpr[VCPU_RBX] = r.ebx;
+	v->s.gpr[VCPU_RCX] = r.ecx;
+	v->s.gpr[VCPU_RDX] = r.edx;
+}
+
+/* The compatibility block: the guest's TSC rate, then what CPUID shows it. Both ends run the same version. */
+struct compat_block {
+	u64 tsc_hz;
+	struct cpuid_table cpuid;
+};
+
+int vm_cpu_compat_save(struct vm *vm, u8 *buf, size_t cap)
+{
+	if (cap < sizeof(struct compat_block))
+		return -E_RANGE;
+	memcpy(buf, &vm->tsc_hz, sizeof(vm->tsc_hz));
+	memcpy(buf + offsetof(struct compat_block, cpuid), &vm->cpuid, sizeof(vm->cpuid));
+	return sizeof(struct compat_block);
+}
+
+/* Feature words: a guest that was shown a bit must find it here. */
+static int check_word(const struct vm *guest, const struct vm *here, u32 leaf, u32 sub, unsigned reg, u32 ignore, struct error *e)
+{
+	u32 lacking = cpuid_guest(guest, leaf, sub, reg) & ~cpuid_guest(here, leaf, sub, reg) & ~ignore;
+	static const char *const names[] = { "EAX", "EBX", "ECX", "EDX" };
+
+	if (!lacking)
+		return 0;
+	return error_set(e, E_UNSUPPORTED,
+			 "this host's CPU lacks features that the guest was shown when it started (CPUID %#x.%u %s bits %#x): "
+			 "choose a host with the same or a newer CPU, or restart the guest here", leaf, sub, names[reg], lacking);
+}
+
+int vm_cpu_compat_check(const u8 *buf, size_t len, struct error *e)
+{
+	static struct vm guest, here; /* too big for the stack; used whole, one at a time */
+
+	u64 tsc_hz;
+
+	if (len != sizeof(struct compat_block))
+		return error_set(e, E_PROTO, "CPU block has %zu bytes, %zu are expected: the peer runs another version of Godwit",
+				 len, sizeof(struct compat_block));
+	memcpy(&tsc_hz, buf, sizeof(tsc_hz));
+	memcpy(&guest.cpuid, buf + offsetof(struct compat_block, cpuid), sizeof(guest.cpuid));
+	int rc = cpuid_index(&guest, e);
+
+	if (!rc)
+		rc = vm_clock_rate_check(tsc_hz, e);
+	if (rc)
+		return rc == -E_INVAL ? -E_PROTO : rc;
+	here.config.vcpus = 1;
+	cpuid_build(&here);
+	static const struct { u32 leaf, sub; u8 reg; u32 ignore; } words[] = {
+		{ 1, 0, 2, 0 }, { 1, 0, 3, 0 }, { 7, 0, 1, 0 }, { 7, 0, 2, 0 }, { 7, 0, 3, 0 }, { 0xd, 0, 0, 0 }, { 0xd, 1, 0, 0 },
+		{ 0x80000001, 0, 2, 0 }, { 0x80000001, 0, 3, 0 }, { 0x80000007, 0, 3, 0 },
+	};
+
+	for (unsigned i = 0; !rc && i < ARRAY_SIZE(words); i++)
+		rc = check_word(&guest, &here, words[i].leaf, words[i].sub, words[i].reg, words[i].ignore, e);
+	/* The layout of the XSAVE area must be the same, or state would land in the wrong registers. */
+	for (u32 i = 2; !rc && i < 32; i++)
+		if ((cpuid_guest(&guest, 0xd, 0, 0) & BIT(i)) &&
+		    (cpuid_guest(&guest, 0xd, i, 0) != cpuid_guest(&here, 0xd, i, 0) ||
+		     cpuid_guest(&guest, 0xd, i, 1) != cpuid_guest(&here, 0xd, i, 1)))
+			rc = error_set(e, E_UNSUPPORTED, "XSAVE component %u is laid out differently on this host's CPU", i);
+	return rc;
+}

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: MIT */
+#include "hv/vm/vm.h"
+#include "hv/mm/frame.h"
+
+#include <string.h>
+
+int dirty_start(struct vm *vm)
+{
+	u64 words = guest_gfn_end(vm) / 64;
+
+	BUG_ON(vm->dirty);
+	if (ept_split_all(&vm->ept))
+		goto nomem;
+	vm->dirty = heap_calloc(words, 8);
+	if (!vm->dirty)
+		goto nomem;
+	vm->dirty_words = words;
+	/* Start clean: drop what was dirty before. */
+	ept_harvest_dirty(&vm->ept, vm->dirty);
+	memset(vm->dirty, 0, words * 8);
+	vm->ept_flush = true;
+	return 0;
+nomem:
+	ept_join_all(&vm->ept);
+	vm->ept_flush = true;
+	return -E_NOMEM;
+}
+
+void dirty_stop(struct vm *vm)
+{
+	if (!vm->dirty)
+		return;
+	heap_free(vm->dirty);
+	vm->dirty = NULL;
+	vm->dirty_words = 0;
+	ept_join_all(&vm->ept);
+	vm->ept_flush = true;
+}
+
+void dirty_mark(struct vm *vm, u64 gfn)
+{
+	if (vm->dirty && gfn / 64 < vm->dirty_words)
+		vm->dirty[gfn / 64] |= BIT(gfn % 64);
+}
+
+u64 dirty_harvest(struct vm *vm, u64 *bitmap)
+{
+	u64 added = 0;
+
+	/* Guest writes join our own in the log; then the log moves. The INVEPT before the next entry makes the CPU
+	 * set D again (SDM "Accessed and Dirty Flags for EPT": a cached translation with D set is not written back). */
+	ept_harvest_dirty(&vm->ept, vm->dirty);
+	vm->ept_flush = true;
+	for (u64 w = 0; w < vm->dirty_words; w++) {
+		u64 fresh = vm->dirty[w] & ~bitmap[w];
+
+		if (!vm->dirty[w])
+			continue;
+		added += (u64)__builtin_popcountll(fresh);
+		bitmap[w] |= vm->dirty[w];
+		vm->dirty[w] = 0;
+	}
+	return added;
+}

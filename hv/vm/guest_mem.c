@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: MIT */
+#include "hv/vm/guest_mem.h"
+#include "hv/mm/frame.h"
+
+#include <string.h>
+
+#define LOW_RAM_END (3ull << 30)
+#define HIGH_RAM (4ull << 30)
+
+int guest_mem_create(struct vm *vm, u64 bytes, struct error *e)
+{
+	u64 low = MIN(bytes, LOW_RAM_END), end = bytes > LOW_RAM_END ? HIGH_RAM + bytes - LOW_RAM_END : bytes;
+	size_t map_bytes = (end >> 21) * sizeof(hpa_t);
+
+	if (ept_init(&vm->ept))
+		goto nomem;
+	vm->ram_2m = heap_calloc(1, map_bytes);
+	if (!vm->ram_2m)
+		goto nomem;
+	vm->ram_2m_count = end >> 21;
+	for (u64 at = 0; at < end; at += PAGE_2M) {
+		if (at >= low && at < HIGH_RAM)
+			continue;
+		hpa_t frame = frame_alloc_2m();
+
+		if (!frame.v)
+			goto nomem;
+		vm->ram_2m[at >> 21] = frame;
+		vm->ram_bytes += PAGE_2M;
+		if (ept_map_2m(&vm->ept, gpa(at), frame))
+			goto nomem;
+	}
+	return 0;
+nomem:
+	guest_mem_destroy(vm);
+	return error_set(e, E_NOMEM,
+			 "guest %s wants %llu MiB, but only %llu MiB are free on this host: stop or move a guest, or lower memory=",
+			 vm->config.name, (unsigned long long)bytes >> 20, (unsigned long long)frame_stats().free >> 20);
+}
+
+void guest_mem_destroy(struct vm *vm)
+{
+	dirty_stop(vm);
+	for (u64 i = 0; i < vm->ram_2m_count; i++)
+		if (vm->ram_2m[i].v)
+			frame_free_2m(vm->ram_2m[i]);
+	heap_free(vm->ram_2m);
+	vm->ram_2m = NULL;
+	vm->ram_2m_count = vm->ram_bytes = 0;
+	ept_destroy(&vm->ept);
+}
+
+void guest_mem_clear(struct vm *vm)
+{
+	for (u64 i = 0; i < vm->ram_2m_count; i++)
+		if (vm->ram_2m[i].v)
+			memset(hpa_ptr(vm->ram_2m[i]), 0, PAGE_2M);
+	if (vm->dirty)
+		memset(vm->dirty, 0xff, vm->dirty_words * 8);
+}
+
+static u8 *ram_at(const struct vm *vm, u64 at)
+{
+	u64 i = at >> 21;
+
+	if (i >= vm->ram_2m_count || !vm->ram_2m[i].v)
+		return NULL;
+	return (u8 *)hpa_ptr(vm->ram_2m[i]) + (at & (PAGE_2M - 1));
+}
+
+/* The whole range is checked before the first byte is touched. */
+static bool is_ram(const struct vm *vm, u64 at, size_t len)
+{
+	if (at + len < at)
+		return false;
+	for (u64 a = ALIGN_DOWN(at, PAGE_2M); a < at + len; a += PAGE_2M)
+		if (!ram_at(vm, a))
+			return false;
+	return true;
+}
+
+int guest_read(struct vm *vm, gpa_t at, void *buf, size_t len)
+{
+	if (!is_ram(vm, at.v, len))
+		return -E_RANGE;
+	for (size_t done = 0, n; done < len; done += n) {
+		n = MIN(len - done, PAGE_2M - ((at.v + done) & (PAGE_2M - 1)));
+		memcpy((u8 *)buf + done, ram_at(vm, at.v + done), n);
+	}
+	return 0;
+}
+
+int guest_write(struct vm *vm, gpa_t at, const void *buf, size_t len)
+{
+	if (!is_ram(vm, at.v, len))
+		return -E_RANGE;
+	for (size_t done = 0, n; done < len; done += n) {
+		n = MIN(len - done, PAGE_2M - ((at.v + done) & (PAGE_2M - 1)));
+		memcpy(ram_at(vm, at.v + done), (const u8 *)buf + done, n);
+	}
+	if (vm->dirty)
+		for (u64 gfn = at.v >> PAGE_SHIFT; len && gfn <= (at.v + len - 1) >> PAGE_SHIFT; gfn++)
+			dirty_mark(vm, gfn);
+	return 0;
+}
+
+const void *guest_page(const struct vm *vm, u64 gfn)
+{
+	return gfn < vm->ram_2m_count << 9 ? ram_at(vm, gfn << PAGE_SHIFT) : NULL;
+}
+
+u64 guest_next_gfn(const struct vm *vm, u64 gfn)
+{
+	for (; gfn < vm->ram_2m_count << 9; gfn = ALIGN_DOWN(gfn, 512ull) + 512)
+		if (vm->ram_2m[gfn >> 9].v)
+			return gfn;
+	return ~0ull;
+}
+
+u64 guest_gfn_end(const struct vm *vm) { return vm->ram_2m_count << 9; }
+u64 guest_ram_pages(const struct vm *vm) { return vm->ram_bytes >> PAGE_SHIFT; }

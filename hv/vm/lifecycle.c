@@ -1,0 +1,321 @@
+/* SPDX-License-Identifier: MIT */
+#include "hv/vm/lifecycle.h"
+#include "hv/lib/clock.h"
+#include "hv/lib/log.h"
+#include "hv/mm/frame.h"
+#include "hv/vm/acpi_tables.h"
+#include "hv/vm/board.h"
+#include "hv/vm/cpuid.h"
+#include "hv/vm/guest_mem.h"
+#include "hv/vm/load.h"
+#include "hv/vm/vcpu.h"
+#include "hv/vm/vm_clock.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define SELF_MIGRATION_OFF (~0ull)
+
+struct vm *vms[VM_MAX];
+static unsigned last_number;
+static u64 self_migrate_exits;
+static char host_name[NAME_MAX_LEN];
+
+void lifecycle_init(const struct config *c)
+{
+	self_migrate_exits = c->self_migrate_exits;
+	snprintf(host_name, sizeof(host_name), "%s", c->host_name);
+}
+
+const char *vm_run_state_name(enum run_state s)
+{
+	static const char *const names[] = {
+		[RS_PRELAUNCH] = "prelaunch", [RS_RUNNING] = "running", [RS_PAUSED] = "paused", [RS_SHUTDOWN] = "shutdown",
+		[RS_INMIGRATE] = "inmigrate", [RS_FINISH_MIGRATE] = "finish-migrate", [RS_POSTMIGRATE] = "postmigrate",
+		[RS_INTERNAL_ERROR] = "internal-error", [RS_GUEST_PANICKED] = "guest-panicked",
+	};
+
+	return s < ARRAY_SIZE(names) ? names[s] : "unknown";
+}
+
+struct vm *vm_find(const char *name)
+{
+	for (unsigned i = 0; i < VM_MAX; i++)
+		if (vms[i] && !strcmp(vms[i]->config.name, name))
+			return vms[i];
+	return NULL;
+}
+
+bool vm_is_dead(const struct vm *vm)
+{
+	return vm->state == RS_SHUTDOWN || vm->state == RS_INTERNAL_ERROR || vm->state == RS_GUEST_PANICKED;
+}
+
+bool vm_is_populated(const struct vm *vm)
+{
+	return vm->n_vcpus > 0;
+}
+
+struct vm *vm_define(const struct guest_config *cfg, struct error *e)
+{
+	unsigned slot = 0;
+	struct vm *vm;
+
+	if (vm_find(cfg->name)) {
+		error_set(e, E_EXIST, "there is a guest named %s on this host already", cfg->name);
+		return NULL;
+	}
+	while (slot < VM_MAX && vms[slot])
+		slot++;
+	vm = slot < VM_MAX ? heap_calloc(1, sizeof(*vm)) : NULL;
+	if (vm)
+		vm->console = frame_alloc_n(CONSOLE_RING_BYTES / PAGE_SIZE);
+	if (!vm || !vm->console) {
+		heap_free(vm);
+		error_set(e, E_NOMEM, "guest %s: this host has %s", cfg->name, slot == VM_MAX ? "as many guests as it can" : "no memory left");
+		return NULL;
+	}
+	vm->config = *cfg;
+	vm->number = ++last_number;
+	vm->state = RS_PRELAUNCH;
+	vm->debug_exit_code = -1;
+	vm->next_deadline = VDEV_NEVER;
+	vm->next_self_migration = SELF_MIGRATION_OFF;
+	snprintf(vm->owner_name, sizeof(vm->owner_name), "-");
+	vms[slot] = vm;
+	return vm;
+}
+
+/* Memory, devices and vCPUs, in reset state; the clock stands at 0. */
+static int populate(struct vm *vm, struct error *e)
+{
+	int rc;
+
+	vm_clock_init(vm);
+	cpuid_build(vm);
+	rc = guest_mem_create(vm, vm->config.memory_bytes, e);
+	if (!rc)
+		rc = board_create(vm, e);
+	for (unsigned i = 0; !rc && i < vm->config.vcpus; i++)
+		if (vcpu_create(vm, i))
+			rc = error_set(e, E_NOMEM, "guest %s: no memory for vCPU %u", vm->config.name, i);
+	if (rc)
+		vm_release(vm);
+	else
+		board_reset(vm);
+	return rc;
+}
+
+struct vm *vm_create(const struct guest_config *cfg, struct error *e)
+{
+	struct vm *vm = vm_define(cfg, e);
+
+	if (vm && populate(vm, e)) {
+		vm_destroy(vm);
+		return NULL;
+	}
+	return vm;
+}
+
+void vm_release(struct vm *vm)
+{
+	for (unsigned i = 0; i < VM_MAX_VCPUS; i++)
+		if (vm->vcpus[i])
+			vcpu_destroy(vm->vcpus[i]);
+	vm->n_vcpus = 0;
+	board_destroy(vm);
+	guest_mem_destroy(vm);
+	vm->next_deadline = VDEV_NEVER;
+}
+
+void vm_destroy(struct vm *vm)
+{
+	BUG_ON(vm->mig);
+	vm_release(vm);
+	for (unsigned i = 0; i < VM_MAX; i++)
+		if (vms[i] == vm)
+			vms[i] = NULL;
+	frame_free_n(vm->console, CONSOLE_RING_BYTES / PAGE_SIZE);
+	heap_free(vm);
+}
+
+void vm_moved_away(struct vm *vm, const char *to, u64 epoch)
+{
+	vm_release(vm);
+	vm->owner = false;
+	vm->epoch = epoch;
+	snprintf(vm->owner_name, sizeof(vm->owner_name), "%s", to);
+	snprintf(vm->reason, sizeof(vm->reason), "moved to host %s", to);
+	vm->state = RS_POSTMIGRATE;
+	vm_state_changed(vm);
+}
+
+/* Power-on: zeroed memory, reset devices, the kernel image loaded, vCPU 0 at its entry. */
+static int boot_guest(struct vm *vm, struct error *e)
+{
+	int rc;
+
+	vm_clock_stop(vm);
+	guest_mem_clear(vm);
+	board_reset(vm);
+	for (unsigned i = 0; i < vm->n_vcpus; i++)
+		vcpu_reset(vm->vcpus[i]);
+	rc = acpi_tables_write(vm, e);
+	if (!rc)
+		rc = guest_image_load(vm, &vm->vcpus[0]->s, e);
+	if (rc)
+		return rc;
+	vcpu_load_state(vm->vcpus[0]);
+	vm->want_reset = vm->want_poweroff = vm->attention = false;
+	vm_clock_start(vm);
+	vm->state = RS_RUNNING;
+	return 0;
+}
+
+int vm_start(struct vm *vm, struct error *e)
+{
+	int rc;
+
+	if (vm->mig)
+		return error_set(e, E_BUSY, "guest %s is being moved: wait for the move to end or cancel it", vm->config.name);
+	if (vm->state == RS_POSTMIGRATE)
+		return error_set(e, E_STATE, "guest %s lives on host %s now: start or stop it there", vm->config.name, vm->owner_name);
+	if (vm->state != RS_PRELAUNCH && !vm_is_dead(vm))
+		return error_set(e, E_STATE, "guest %s is %s already", vm->config.name, vm_run_state_name(vm->state));
+	vm_release(vm);
+	rc = populate(vm, e);
+	if (!rc)
+		rc = boot_guest(vm, e);
+	if (rc) {
+		vm_release(vm);
+		vm->state = RS_SHUTDOWN;
+		snprintf(vm->reason, sizeof(vm->reason), "%.150s", e ? e->text : "could not be started");
+		vm_state_changed(vm);
+		return rc;
+	}
+	vm->owner = true;
+	vm->epoch++;
+	snprintf(vm->owner_name, sizeof(vm->owner_name), "%s", host_name);
+	vm->reason[0] = 0;
+	vm->exits = 0;
+	vm->debug_exit_code = -1;
+	vm->started_us = now_us();
+	vm->next_self_migration = self_migrate_exits ? self_migrate_exits : SELF_MIGRATION_OFF;
+	log_info("guest", "%s: started, %llu MiB, %u vCPU, epoch %llu", vm->config.name,
+		 (unsigned long long)vm->ram_bytes >> 20, vm->config.vcpus, (unsigned long long)vm->epoch);
+	vm_state_changed(vm);
+	return 0;
+}
+
+void vm_stop(struct vm *vm, const char *reason)
+{
+	if (vm_is_dead(vm) || !vm_is_populated(vm))
+		return;
+	vm_clock_stop(vm);
+	vm->state = RS_SHUTDOWN;
+	vm->attention = true;
+	log_guard();
+	snprintf(vm->reason, sizeof(vm->reason), "%s", reason);
+	log_info("guest", "%s: shutdown (%s)", vm->config.name, reason);
+	vm_state_changed(vm);
+}
+
+int vm_reset(struct vm *vm, struct error *e)
+{
+	int rc;
+
+	if (vm->state != RS_RUNNING && vm->state != RS_PAUSED)
+		return error_set(e, E_STATE, "guest %s is %s: only a running guest can be reset; use start", vm->config.name,
+				 vm_run_state_name(vm->state));
+	rc = boot_guest(vm, e);
+	if (rc)
+		vm_kill(vm, "reset failed: %.120s", e ? e->text : "image cannot be loaded");
+	else
+		log_info("guest", "%s: reset", vm->config.name);
+	return rc;
+}
+
+void vm_pause(struct vm *vm, enum run_state state)
+{
+	BUG_ON(state != RS_PAUSED && state != RS_FINISH_MIGRATE);
+	if (vm->state != RS_RUNNING && vm->state != RS_PAUSED)
+		return;
+	vm_clock_stop(vm);
+	vm->state = state;
+	vm_state_changed(vm);
+}
+
+int vm_resume(struct vm *vm, struct error *e)
+{
+	if (!vm->owner)
+		return error_set(e, E_STATE, "guest %s is not this host's to run: its owner is %s", vm->config.name, vm->owner_name);
+	if (!vm_is_populated(vm) || vm_is_dead(vm))
+		return error_set(e, E_STATE, "guest %s is %s: use start", vm->config.name, vm_run_state_name(vm->state));
+	if (vm->state == RS_RUNNING)
+		return 0;
+	vm_clock_start(vm);
+	vm->reason[0] = 0;
+	vm->state = RS_RUNNING;
+	if (vm->next_self_migration == SELF_MIGRATION_OFF && self_migrate_exits)
+		vm->next_self_migration = vm->exits + self_migrate_exits;
+	vm_state_changed(vm);
+	return 0;
+}
+
+void vm_kill(struct vm *vm, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (vm_is_dead(vm))
+		return;
+	vm_clock_stop(vm);
+	vm->state = RS_INTERNAL_ERROR;
+	log_guard();
+	va_start(ap, fmt);
+	vsnprintf(vm->reason, sizeof(vm->reason), fmt, ap);
+	va_end(ap);
+	log_err("guest", "%s: internal-error (%s)", vm->config.name, vm->reason);
+	vm_state_changed(vm);
+}
+
+void vm_request_reset(struct vm *vm, const char *reason)
+{
+	vm->want_reset = vm->attention = true;
+	log_info("guest", "%s: asks for a reset (%s)", vm->config.name, reason);
+}
+
+void vm_request_poweroff(struct vm *vm, const char *reason)
+{
+	vm->want_poweroff = vm->attention = true;
+	log_guard();
+	snprintf(vm->reason, sizeof(vm->reason), "%s", reason);
+}
+
+struct vcpu *vm_vcpu(struct vm *vm, unsigned id)
+{
+	return id < vm->n_vcpus ? vm->vcpus[id] : NULL;
+}
+
+unsigned vm_vcpu_count(const struct vm *vm)
+{
+	return vm->n_vcpus;
+}
+
+/* Done between slices, when nothing of the guest is on the stack. */
+void lifecycle_poll(struct vm *vm)
+{
+	struct error e = { 0 };
+	char reason[sizeof(vm->reason)];
+
+	if (vm->want_poweroff && !vm_is_dead(vm)) {
+		memcpy(reason, vm->reason, sizeof(reason));
+		vm_stop(vm, reason);
+	} else if (vm->want_reset && vm->state == RS_RUNNING) {
+		if (vm_reset(vm, &e))
+			log_err("guest", "%s: %s", vm->config.name, e.text);
+	}
+	vm->want_poweroff = vm->want_reset = vm->attention = false;
+	if (vm_is_dead(vm) && vm_is_populated(vm) && !vm->mig)
+		vm_release(vm);
+}

@@ -1,0 +1,9 @@
+/* SPDX-License-Identifier: MIT */
+/* The part of guest life that only the hypervisor's main and scheduler call; the rest is in vm.h. */
+#pragma once
+#include "hv/vm/vm.h"
+
+/* Takes the host's name and the [debug] settings. */
+void lifecycle_init(const struct config *c);
+/* Carries out what the guest asked for (reset, power-off), frees what a dead guest held. Between slices only. */
+void lifecycle_poll(struct vm *vm);

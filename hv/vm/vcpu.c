@@ -1,0 +1,486 @@
+/* SPDX-License-Identifier: MIT */
+#include "hv/vm/vcpu.h"
+#include "hv/arch/x86.h"
+#include "hv/lib/clock.h"
+#include "hv/lib/log.h"
+#include "hv/mm/frame.h"
+#include "hv/vdev/devices.h"
+#include "hv/vm/board.h"
+#include "hv/vm/cpuid.h"
+#include "hv/vm/exit.h"
+#include "hv/vm/msr.h"
+#include "hv/vmx/event.h"
+#include "hv/vmx/vmcs.h"
+#include "hv/vmx/vmx.h"
+
+#include <string.h>
+
+/* The vCPU whose VMCS, MSRs, CR2 and debug registers are in the one CPU's hardware; per-CPU with the second CPU. */
+static struct vcpu *current;
+static u32 vpids_used; /* bit per VPID 1..31 */
+
+/* Bits of CR0 and CR4 that the host owns: VMX fixes NE and VMXE; caching is EPT's business. */
+#define CR0_HOST (CR0_NE | CR0_CD | CR0_NW)
+#define CR4_HOST_FIXED CR4_VMXE
+
+#define ACTIVITY_ACTIVE 0u
+#define ACTIVITY_HLT 1u
+
+unsigned vcpu_id(const struct vcpu *v) { return v->id; }
+struct vdev *vcpu_lapic(struct vcpu *v) { return v->lapic; }
+void vcpu_irq_check(struct vcpu *v) { v->irq_check = true; }
+
+void vcpu_nmi(struct vcpu *v)
+{
+	v->s.nmi_pending = 1;
+	v->irq_check = true;
+}
+
+/* --- registers that the VMCS does not hold --- */
+
+static void live_save(struct vcpu *v)
+{
+	v->s.star = rdmsr(MSR_IA32_STAR);
+	v->s.lstar = rdmsr(MSR_IA32_LSTAR);
+	v->s.cstar = rdmsr(MSR_IA32_CSTAR);
+	v->s.fmask = rdmsr(MSR_IA32_FMASK);
+	v->s.kernel_gs_base = rdmsr(MSR_IA32_KERNEL_GS_BASE);
+	if (vmx_config.proc2 & PROC2_RDTSCP)
+		v->s.tsc_aux = rdmsr(MSR_IA32_TSC_AUX);
+	v->s.cr2 = read_cr2();
+	v->s.dr[0] = read_dr0();
+	v->s.dr[1] = read_dr1();
+	v->s.dr[2] = read_dr2();
+	v->s.dr[3] = read_dr3();
+	v->s.dr6 = read_dr6();
+}
+
+static void live_load(struct vcpu *v)
+{
+	wrmsr(MSR_IA32_STAR, v->s.star);
+	wrmsr(MSR_IA32_LSTAR, v->s.lstar);
+	wrmsr(MSR_IA32_CSTAR, v->s.cstar);
+	wrmsr(MSR_IA32_FMASK, v->s.fmask);
+	wrmsr(MSR_IA32_KERNEL_GS_BASE, v->s.kernel_gs_base);
+	if (vmx_config.proc2 & PROC2_RDTSCP)
+		wrmsr(MSR_IA32_TSC_AUX, v->s.tsc_aux);
+	write_cr2(v->s.cr2);
+	write_dr0(v->s.dr[0]);
+	write_dr1(v->s.dr[1]);
+	write_dr2(v->s.dr[2]);
+	write_dr3(v->s.dr[3]);
+	write_dr6(v->s.dr6);
+}
+
+static void make_current(struct vcpu *v)
+{
+	if (current == v)
+		return;
+	if (current)
+		live_save(current);
+	current = v;
+	vmx_vmcs_load(v->vmcs);
+	live_load(v);
+}
+
+/* --- life --- */
+
+int vcpu_create(struct vm *vm, unsigned id)
+{
+	struct vcpu *v = heap_calloc(1, sizeof(*v));
+	u16 vpid = 1;
+
+	if (!v)
+		return -E_NOMEM;
+	while (vpid < 32 && (vpids_used & BIT(vpid)))
+		vpid++;
+	BUG_ON(vpid == 32);
+	v->vm = vm;
+	v->id = id;
+	v->vpid = vpid;
+	v->vmcs = frame_alloc();
+	v->xsave_area = frame_alloc();
+	if (!v->vmcs || !v->xsave_area) {
+		frame_free(v->vmcs);
+		frame_free(v->xsave_area);
+		heap_free(v);
+		return -E_NOMEM;
+	}
+	vpids_used |= (u32)BIT(vpid);
+	v->lapic = vm_vdev(vm, &lapic_type, id);
+	vm->vcpus[id] = v;
+	vm->n_vcpus = MAX(vm->n_vcpus, id + 1);
+	vmx_vmcs_init(v->vmcs);
+	make_current(v);
+	vmx_vmcs_setup(ept_pointer(&vm->ept), vpid);
+	v->proc_ctls = vmx_config.proc;
+	vcpu_reset(v);
+	return 0;
+}
+
+void vcpu_destroy(struct vcpu *v)
+{
+	fpu_drop(v);
+	vmx_vmcs_clear(v->vmcs);
+	if (current == v)
+		current = NULL;
+	vpids_used &= ~(u32)BIT(v->vpid);
+	v->vm->vcpus[v->id] = NULL;
+	frame_free(v->vmcs);
+	frame_free(v->xsave_area);
+	heap_free(v);
+}
+
+/* SDM "Processor State After Reset". */
+void vcpu_reset(struct vcpu *v)
+{
+	struct vcpu_state *s = &v->s;
+
+	memset(s, 0, sizeof(*s));
+	s->rip = 0xfff0;
+	s->rflags = RFLAGS_FIXED;
+	s->cr0 = CR0_ET | CR0_NW | CR0_CD;
+	s->gpr[VCPU_RDX] = 0x600;
+	s->dr6 = 0xffff0ff0;
+	s->dr7 = 0x400;
+	s->xcr0 = XCR0_X87;
+	for (unsigned i = 0; i < SEG_COUNT; i++) {
+		s->seg_limit[i] = 0xffff;
+		s->seg_ar[i] = i == SEG_CS ? 0x9b : i == SEG_LDTR ? 0x82 : i == SEG_TR ? 0x8b : 0x93;
+	}
+	s->seg_sel[SEG_CS] = 0xf000;
+	s->seg_base[SEG_CS] = 0xffff0000;
+	s->gdtr_limit = s->idtr_limit = 0xffff;
+	s->xsave[0] = 0x40; /* FCW 0x0040 at reset; FNINIT makes it 0x37f */
+	s->xsave[24] = 0x80;
+	s->xsave[25] = 0x1f;
+	s->xsave[512] = 3; /* x87 and SSE are valid */
+	msr_reset(v);
+	vcpu_load_state(v);
+}
+
+void vcpu_set_rip(struct vcpu *v, u64 rip) { v->s.rip = rip; vmcs_write(VMCS_GUEST_RIP, rip); }
+void vcpu_set_rsp(struct vcpu *v, u64 rsp) { v->s.gpr[VCPU_RSP] = rsp; vmcs_write(VMCS_GUEST_RSP, rsp); }
+void vcpu_set_rflags(struct vcpu *v, u64 f) { v->s.rflags = f; vmcs_write(VMCS_GUEST_RFLAGS, f); }
+
+u64 vcpu_cr0(struct vcpu *v)
+{
+	return (vmcs_read(VMCS_GUEST_CR0) & ~CR0_HOST) | (vmcs_read(VMCS_CR0_SHADOW) & CR0_HOST);
+}
+
+u64 vcpu_cr4(struct vcpu *v)
+{
+	u64 mask = vmcs_read(VMCS_CR4_MASK);
+
+	return (vmcs_read(VMCS_GUEST_CR4) & ~mask) | (vmcs_read(VMCS_CR4_SHADOW) & mask);
+}
+
+/* --- state between VMCS and struct vcpu_state --- */
+
+void vcpu_sync_state(struct vcpu *v)
+{
+	struct vcpu_state *s = &v->s;
+
+	make_current(v);
+	live_save(v);
+	fpu_release();
+	memcpy(s->xsave, v->xsave_area, VCPU_XSAVE_BYTES);
+	s->rip = vmcs_read(VMCS_GUEST_RIP);
+	s->gpr[VCPU_RSP] = vmcs_read(VMCS_GUEST_RSP);
+	s->rflags = vmcs_read(VMCS_GUEST_RFLAGS);
+	s->cr0 = vcpu_cr0(v);
+	s->cr3 = vmcs_read(VMCS_GUEST_CR3);
+	s->cr4 = vcpu_cr4(v);
+	s->dr7 = vmcs_read(VMCS_GUEST_DR7);
+	for (unsigned i = 0; i < SEG_COUNT; i++) {
+		s->seg_sel[i] = vmcs_read(VMCS_GUEST_SEL(i));
+		s->seg_base[i] = vmcs_read(VMCS_GUEST_BASE(i));
+		s->seg_limit[i] = vmcs_read(VMCS_GUEST_LIMIT(i));
+		s->seg_ar[i] = vmcs_read(VMCS_GUEST_AR(i));
+	}
+	s->gdtr_base = vmcs_read(VMCS_GUEST_GDTR_BASE);
+	s->idtr_base = vmcs_read(VMCS_GUEST_IDTR_BASE);
+	s->gdtr_limit = vmcs_read(VMCS_GUEST_GDTR_LIMIT);
+	s->idtr_limit = vmcs_read(VMCS_GUEST_IDTR_LIMIT);
+	s->efer = vmcs_read(VMCS_GUEST_EFER);
+	s->pat = vmcs_read(VMCS_GUEST_PAT);
+	s->sysenter_cs = vmcs_read(VMCS_GUEST_SYSENTER_CS);
+	s->sysenter_esp = vmcs_read(VMCS_GUEST_SYSENTER_ESP);
+	s->sysenter_eip = vmcs_read(VMCS_GUEST_SYSENTER_EIP);
+	s->debugctl = vmcs_read(VMCS_GUEST_DEBUGCTL);
+	for (unsigned i = 0; i < 4; i++)
+		s->pdpte[i] = vmcs_read(VMCS_GUEST_PDPTE(i));
+	s->pending_dbg = vmcs_read(VMCS_GUEST_PENDING_DBG);
+	s->interruptibility = vmcs_read(VMCS_GUEST_INTERRUPTIBILITY);
+}
+
+/* The guest's CR4 as hardware has it: with VMXE on, and the bits that it was not shown owned by the host. */
+static void load_cr4(struct vcpu *v, u64 cr4)
+{
+	vmcs_write(VMCS_CR4_MASK, ~cpuid_cr4_mask(v->vm));
+	vmcs_write(VMCS_CR4_SHADOW, cr4);
+	vmcs_write(VMCS_GUEST_CR4, cr4 | CR4_HOST_FIXED);
+}
+
+static void load_cr0(struct vcpu *v, u64 cr0)
+{
+	vmcs_write(VMCS_CR0_MASK, CR0_HOST);
+	vmcs_write(VMCS_CR0_SHADOW, cr0);
+	vmcs_write(VMCS_GUEST_CR0, (cr0 & ~(CR0_CD | CR0_NW)) | CR0_NE);
+}
+
+void vcpu_load_state(struct vcpu *v)
+{
+	struct vcpu_state *s = &v->s;
+
+	make_current(v);
+	live_load(v);
+	fpu_drop(v);
+	memcpy(v->xsave_area, s->xsave, VCPU_XSAVE_BYTES);
+	vmcs_write(VMCS_GUEST_RIP, s->rip);
+	vmcs_write(VMCS_GUEST_RSP, s->gpr[VCPU_RSP]);
+	vmcs_write(VMCS_GUEST_RFLAGS, s->rflags);
+	load_cr0(v, s->cr0);
+	load_cr4(v, s->cr4);
+	vmcs_write(VMCS_GUEST_CR3, s->cr3);
+	vmcs_write(VMCS_GUEST_DR7, s->dr7);
+	for (unsigned i = 0; i < SEG_COUNT; i++) {
+		vmcs_write(VMCS_GUEST_SEL(i), s->seg_sel[i]);
+		vmcs_write(VMCS_GUEST_BASE(i), s->seg_base[i]);
+		vmcs_write(VMCS_GUEST_LIMIT(i), s->seg_limit[i]);
+		vmcs_write(VMCS_GUEST_AR(i), s->seg_ar[i]);
+	}
+	vmcs_write(VMCS_GUEST_GDTR_BASE, s->gdtr_base);
+	vmcs_write(VMCS_GUEST_IDTR_BASE, s->idtr_base);
+	vmcs_write(VMCS_GUEST_GDTR_LIMIT, s->gdtr_limit);
+	vmcs_write(VMCS_GUEST_IDTR_LIMIT, s->idtr_limit);
+	vmcs_write(VMCS_GUEST_EFER, s->efer);
+	vmcs_write(VMCS_ENTRY_CTLS, vmx_config.entry | (s->efer & EFER_LMA ? (u32)ENTRY_IA32E : 0));
+	vmcs_write(VMCS_GUEST_PAT, s->pat);
+	vmcs_write(VMCS_GUEST_SYSENTER_CS, (u32)s->sysenter_cs);
+	vmcs_write(VMCS_GUEST_SYSENTER_ESP, s->sysenter_esp);
+	vmcs_write(VMCS_GUEST_SYSENTER_EIP, s->sysenter_eip);
+	vmcs_write(VMCS_GUEST_DEBUGCTL, s->debugctl);
+	for (unsigned i = 0; i < 4; i++)
+		vmcs_write(VMCS_GUEST_PDPTE(i), s->pdpte[i]);
+	vmcs_write(VMCS_GUEST_PENDING_DBG, s->pending_dbg);
+	vmcs_write(VMCS_GUEST_INTERRUPTIBILITY, s->interruptibility);
+	vmcs_write(VMCS_GUEST_ACTIVITY, ACTIVITY_ACTIVE); /* halted vCPUs are not entered: s->activity is ours */
+	vmcs_write(VMCS_ENTRY_INTR_INFO, 0);
+	vmx_invvpid(v->vpid);
+	v->vm->ept_flush = true;
+	v->irq_check = true;
+}
+
+int vcpu_write_cr4(struct vcpu *v, u64 cr4)
+{
+	if ((cr4 & ~cpuid_cr4_mask(v->vm)) ||
+	    ((cr4 ^ vcpu_cr4(v)) & CR4_PAE && !(cr4 & CR4_PAE) && (vmcs_read(VMCS_GUEST_EFER) & EFER_LMA)))
+		return -E_INVAL;
+	load_cr4(v, cr4);
+	vmx_invvpid(v->vpid);
+	return 0;
+}
+
+int vcpu_write_cr0(struct vcpu *v, u64 cr0)
+{
+	u64 old = vcpu_cr0(v);
+
+	cr0 |= CR0_ET;
+	/* SDM "Control Registers": reserved high bits, PG without PE, NW without CD take #GP. */
+	if (cr0 >> 32 || ((cr0 & CR0_PG) && !(cr0 & CR0_PE)) || ((cr0 & CR0_NW) && !(cr0 & CR0_CD)))
+		return -E_INVAL;
+	/* The exit was for a bit that the host owns; paging switched by the same write needs what hardware would have done. */
+	if ((old ^ cr0) & CR0_PG) {
+		u64 efer = vmcs_read(VMCS_GUEST_EFER);
+
+		if (efer & EFER_LME) {
+			if ((cr0 & CR0_PG) && !(vcpu_cr4(v) & CR4_PAE))
+				return -E_INVAL;
+			efer = cr0 & CR0_PG ? efer | EFER_LMA : efer & ~EFER_LMA;
+			vmcs_write(VMCS_GUEST_EFER, efer);
+			vmcs_write(VMCS_ENTRY_CTLS, vmx_config.entry | (efer & EFER_LMA ? (u32)ENTRY_IA32E : 0));
+		} else if ((cr0 & CR0_PG) && (vcpu_cr4(v) & CR4_PAE)) {
+			u64 pdpte[4];
+
+			if (guest_read(v->vm, gpa(vmcs_read(VMCS_GUEST_CR3) & 0xffffffe0), pdpte, sizeof(pdpte)))
+				return -E_INVAL;
+			for (unsigned i = 0; i < 4; i++)
+				vmcs_write(VMCS_GUEST_PDPTE(i), pdpte[i]);
+		}
+	}
+	load_cr0(v, cr0);
+	vmx_invvpid(v->vpid);
+	return 0;
+}
+
+/* --- events --- */
+
+void vcpu_advance(struct vcpu *v, u32 inst_len)
+{
+	u64 rip = v->s.rip + inst_len;
+	u32 block = vmcs_read(VMCS_GUEST_INTERRUPTIBILITY);
+
+	/* Only 64-bit code may cross 4 GiB. */
+	if ((rip ^ v->s.rip) >> 32 && !(vmcs_read(VMCS_GUEST_AR(SEG_CS)) & BIT(13)))
+		rip = (u32)rip;
+	vcpu_set_rip(v, rip);
+	if (block & (BLOCK_STI | BLOCK_MOV_SS))
+		vmcs_write(VMCS_GUEST_INTERRUPTIBILITY, block & ~(u32)(BLOCK_STI | BLOCK_MOV_SS));
+	/* SDM "Pending Debug Exceptions": BS, because the instruction that we completed was single-stepped. */
+	if ((v->s.rflags & RFLAGS_TF) && !(vmcs_read(VMCS_GUEST_DEBUGCTL) & BIT(1)))
+		vmcs_write(VMCS_GUEST_PENDING_DBG, vmcs_read(VMCS_GUEST_PENDING_DBG) | BIT(14));
+}
+
+void vcpu_inject(struct vcpu *v, u8 vector, bool has_error, u32 error)
+{
+	struct event pending = { v->s.event_info, v->s.event_error, v->s.event_len };
+	bool triple;
+	struct event ev = event_exception(pending, vector, has_error, error, &triple);
+
+	if (triple) {
+		vm_kill(v->vm, "triple fault at rip %#llx", (unsigned long long)v->s.rip);
+		return;
+	}
+	v->s.event_info = ev.info;
+	v->s.event_error = ev.error;
+	v->s.event_len = ev.len;
+	/* Real-mode exceptions push no error code (SDM "VM-Entry Controls for Event Injection"). */
+	if (!(vmcs_read(VMCS_GUEST_CR0) & CR0_PE))
+		v->s.event_info &= ~(u32)INTR_ERROR_CODE;
+}
+
+static void set_window(struct vcpu *v, u32 windows)
+{
+	u32 ctls = vmx_config.proc | windows;
+
+	if (ctls != v->proc_ctls) {
+		vmcs_write(VMCS_PROC_CTLS, ctls);
+		v->proc_ctls = ctls;
+	}
+}
+
+static bool irq_waiting(struct vcpu *v, int *vector)
+{
+	*vector = lapic_pending(v->lapic);
+	if (*vector >= 0)
+		return true;
+	return lapic_accepts_extint(v->lapic) && pic_intr(vm_vdev(v->vm, &pic_type, 0));
+}
+
+bool vcpu_wakes(struct vcpu *v)
+{
+	int vector;
+
+	return v->s.activity != ACTIVITY_HLT || v->s.nmi_pending || (v->s.event_info & INTR_VALID) || irq_waiting(v, &vector);
+}
+
+/* Decides what the next entry injects; what must wait gets its window. */
+static void deliver_events(struct vcpu *v)
+{
+	u32 block = vmcs_read(VMCS_GUEST_INTERRUPTIBILITY), windows = 0;
+	int vector;
+
+	v->irq_check = false;
+	if (v->s.nmi_pending) {
+		if (!(v->s.event_info & INTR_VALID) && !(block & (BLOCK_STI | BLOCK_MOV_SS | BLOCK_NMI))) {
+			v->s.nmi_pending = 0;
+			v->s.event_info = (u32)(INTR_VALID | INTR_NMI << 8) | VEC_NMI;
+			v->s.activity = ACTIVITY_ACTIVE;
+		} else {
+			windows |= PROC_NMI_WINDOW;
+		}
+	}
+	if (irq_waiting(v, &vector)) {
+		bool open = (vmcs_read(VMCS_GUEST_RFLAGS) & RFLAGS_IF) && !(block & (BLOCK_STI | BLOCK_MOV_SS));
+
+		if (open && !(v->s.event_info & INTR_VALID)) {
+			if (vector >= 0)
+				lapic_ack(v->lapic, (u8)vector);
+			else
+				vector = pic_ack(vm_vdev(v->vm, &pic_type, 0));
+			v->s.event_info = (u32)(INTR_VALID | INTR_EXT << 8) | (u32)vector;
+			v->s.activity = ACTIVITY_ACTIVE;
+			v->irq_check = irq_waiting(v, &vector); /* one more behind it: look again after this entry */
+			if (v->irq_check)
+				windows |= PROC_INTERRUPT_WINDOW;
+		} else {
+			windows |= PROC_INTERRUPT_WINDOW;
+		}
+	}
+	set_window(v, windows);
+}
+
+void vcpu_open_window(struct vcpu *v)
+{
+	set_window(v, 0);
+	v->irq_check = true;
+}
+
+/* --- the run loop --- */
+
+static void load_tsc_offset(struct vcpu *v)
+{
+	u64 offset = v->vm->tsc_offset + v->s.tsc_adjust;
+
+	if (offset == v->tsc_offset && v->launched)
+		return;
+	vmcs_write(VMCS_TSC_OFFSET, offset);
+	if (vmx_config.tsc_scaling)
+		vmcs_write(VMCS_TSC_MULTIPLIER, v->vm->tsc_mult);
+	v->tsc_offset = offset;
+}
+
+static __attribute__((noinline)) void entry_failed(struct vcpu *v, int rc)
+{
+	vm_kill(v->vm, "VM entry failed (%s, instruction error %u): a bug in Godwit, please report it with the log",
+		rc == 1 ? "VMfailInvalid" : "VMfailValid", rc == 1 ? 0 : vmcs_read(VMCS_INST_ERROR));
+}
+
+bool vcpu_run(struct vcpu *v, u64 deadline_tsc)
+{
+	struct vm *vm = v->vm;
+	struct vmexit x;
+
+	make_current(v);
+	while (vm->state == RS_RUNNING && !vm->attention) {
+		u64 now = host_tsc(), guest_now = vm_tsc(vm), left;
+
+		if (guest_now >= vm->next_deadline)
+			board_run_timers(vm, guest_now);
+		if (now >= deadline_tsc)
+			return false;
+		if (v->irq_check)
+			deliver_events(v);
+		if (v->s.activity == ACTIVITY_HLT)
+			return true;
+		if (vm->exits >= vm->next_self_migration)
+			return false; /* the scheduler does it: nothing of the guest is on this stack */
+
+		/* Always armed: nothing else is sure to end a guest that spins with interrupts off. */
+		left = vm->next_deadline > guest_now ? MIN(deadline_tsc - now, vm->next_deadline - guest_now) : 0;
+		vmcs_write(VMCS_PREEMPTION_TIMER, (u32)MIN((left >> vmx_config.preemption_shift) + 1, 0xffffffffull));
+		if (v->s.event_info) {
+			vmcs_write(VMCS_ENTRY_INTR_INFO, v->s.event_info);
+			vmcs_write(VMCS_ENTRY_ERROR, v->s.event_error);
+			vmcs_write(VMCS_ENTRY_INST_LEN, v->s.event_len);
+			v->s.event_info = 0;
+		}
+		if (vm->ept_flush) {
+			vmx_invept(ept_pointer(&vm->ept));
+			vm->ept_flush = false;
+		}
+		load_tsc_offset(v);
+		fpu_acquire(v);
+		int rc = vmx_enter(v->s.gpr, v->launched);
+
+		if (rc) {
+			entry_failed(v, rc);
+			break;
+		}
+		v->launched = true;
+		exit_decode(v, &x);
+		exit_handle(v, &x);
+	}
+	return false;
+}

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: MIT */
+#include "hv/vm/vdev.h"
+#include "hv/vdev/devices.h"
+#include "hv/vm/board.h"
+#include "hv/vm/vcpu.h"
+#include "hv/mm/frame.h"
+
+struct vdev *vm_vdev(struct vm *vm, const struct vdev_type *type, unsigned instance)
+{
+	for (unsigned i = 0; i < vm->n_vdevs; i++)
+		if (vm->vdevs[i]->type == type && vm->vdevs[i]->instance == instance)
+			return vm->vdevs[i];
+	return NULL;
+}
+
+void vdev_arm(struct vdev *dev, u64 deadline)
+{
+	struct vm *vm = dev->vm;
+	u64 old = dev->deadline;
+
+	dev->deadline = deadline;
+	if (deadline <= vm->next_deadline) {
+		vm->next_deadline = deadline;
+	} else if (old == vm->next_deadline) {
+		vm->next_deadline = VDEV_NEVER;
+		for (unsigned i = 0; i < vm->n_vdevs; i++)
+			vm->next_deadline = MIN(vm->next_deadline, vm->vdevs[i]->deadline);
+	}
+}
+
+void board_run_timers(struct vm *vm, u64 now)
+{
+	for (unsigned i = 0; i < vm->n_vdevs; i++) {
+		struct vdev *dev = vm->vdevs[i];
+
+		if (dev->deadline > now)
+			continue;
+		vdev_arm(dev, VDEV_NEVER);
+		if (dev->type->timer)
+			dev->type->timer(dev);
+	}
+}
+
+static int add(struct vm *vm, const struct vdev_type *type, unsigned instance, struct error *e)
+{
+	if (vm->n_vdevs == VM_MAX_VDEVS)
+		return error_set(e, E_NOMEM, "guest %s: too many devices", vm->config.name);
+	struct vdev *dev = heap_calloc(1, type->size);
+
+	if (!dev)
+		return error_set(e, E_NOMEM, "guest %s: no memory for device %s", vm->config.name, type->mig.name);
+	dev->type = type;
+	dev->vm = vm;
+	dev->instance = (u16)instance;
+	dev->deadline = VDEV_NEVER;
+	vm->vdevs[vm->n_vdevs++] = dev;
+	if (type->init && type->init(dev))
+		return error_set(e, E_NOMEM, "guest %s: device %s cannot be set up", vm->config.name, type->mig.name);
+	return 0;
+}
+
+int board_create(struct vm *vm, struct error *e)
+{
+	static const struct vdev_type *const board[] = {
+		&pic_type, &ioapic_type, &pit_type, &rtc_type, &pm_type, &uart_type, &misc_ports_type,
+	};
+	int rc = 0;
+
+	for (unsigned i = 0; !rc && i < vm->config.vcpus; i++)
+		rc = add(vm, &lapic_type, i, e);
+	for (unsigned i = 0; !rc && i < ARRAY_SIZE(board); i++)
+		rc = add(vm, board[i], 0, e);
+	if (!rc && vm->config.debug_exit)
+		rc = add(vm, &debug_exit_type, 0, e);
+	return rc;
+}
+
+void board_reset(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->n_vdevs; i++) {
+		vdev_arm(vm->vdevs[i], VDEV_NEVER);
+		vm->vdevs[i]->type->reset(vm->vdevs[i]);
+	}
+}
+
+void board_destroy(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->n_vdevs; i++) {
+		if (vm->vdevs[i]->type->destroy)
+			vm->vdevs[i]->type->destroy(vm->vdevs[i]);
+		heap_free(vm->vdevs[i]);
+	}
+	vm->n_vdevs = vm->n_pio = vm->n_mmio = 0;
+}
+
+void vm_irq_line(struct vm *vm, unsigned isa_irq, bool level)
+{
+	pic_line(vm_vdev(vm, &pic_type, 0), isa_irq, level);
+	/* The MADT's interrupt source override: IRQ 0 is wired to pin 2, and nothing else is (IRQ 2 is the cascade). */
+	ioapic_line(vm_vdev(vm, &ioapic_type, 0), isa_irq == 0 ? 2 : isa_irq, level);
+}

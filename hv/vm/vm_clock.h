@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: MIT */
+/* The guest's clock is its TSC: it stands still while the guest is paused, so it never runs backwards and a move
+ * costs only the freeze. */
+#pragma once
+#include "hv/vm/vm.h"
+
+/* Stopped at 0, host rate. */
+void vm_clock_init(struct vm *vm);
+void vm_clock_start(struct vm *vm);
+void vm_clock_stop(struct vm *vm);
+void vm_clock_save(struct vm *vm, struct vm_clock_state *s);
+/* Checks (rate, scaling) and takes over; the clock stays stopped. */
+int vm_clock_load(struct vm *vm, const struct vm_clock_state *s, struct error *e) __must_check;
+/* Whether a guest of that TSC rate (Hz) can run here. -E_INVAL, -E_UNSUPPORTED. */
+int vm_clock_rate_check(u64 hz, struct error *e) __must_check;

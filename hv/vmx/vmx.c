@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: MIT */
+#include "hv/vmx/vmx.h"
+#include "hv/arch/cpu.h"
+#include "hv/arch/x86.h"
+#include "hv/mm/frame.h"
+#include "hv/vmx/vmcs.h"
+
+struct vmx_config vmx_config;
+static u8 *msr_bitmap; /* one for all guests: the MSR policy is one table */
+
+extern char vmx_exit[];
+
+/* SDM "VMX Capability Reporting Facility": low word = bits that must be 1, high word = bits that may be 1. */
+static int negotiate(u32 msr, const char *what, u64 need, u64 want, u32 *out, struct error *e)
+{
+	u64 cap = rdmsr(msr);
+	u32 must = (u32)cap, may = (u32)(cap >> 32);
+
+	if (need & ~(u64)may)
+		return error_set(e, E_UNSUPPORTED, "VMX %s controls: this CPU lacks bits %#lx that Godwit needs", what,
+				 (unsigned long)(need & ~(u64)may));
+	*out = must | (u32)need | ((u32)want & may);
+	return 0;
+}
+
+int vmx_init(struct error *e)
+{
+	struct vmx_config *c = &vmx_config;
+	u64 basic = rdmsr(MSR_IA32_VMX_BASIC);
+	bool true_ctls = basic & BIT(55);
+	int rc;
+
+	c->revision = (u32)basic & 0x7fffffff;
+	rc = negotiate(true_ctls ? MSR_IA32_VMX_TRUE_PINBASED_CTLS : MSR_IA32_VMX_PINBASED_CTLS, "pin-based",
+		       PIN_EXT_INT | PIN_NMI | PIN_PREEMPTION_TIMER | PIN_VIRTUAL_NMI, 0, &c->pin, e);
+	if (!rc)
+		rc = negotiate(true_ctls ? MSR_IA32_VMX_TRUE_PROCBASED_CTLS : MSR_IA32_VMX_PROCBASED_CTLS, "processor-based",
+			       PROC_TSC_OFFSETTING | PROC_HLT | PROC_MWAIT | PROC_RDPMC | PROC_CR8_LOAD | PROC_CR8_STORE |
+			       PROC_UNCOND_IO | PROC_MSR_BITMAP | PROC_MONITOR | PROC_SECONDARY, 0, &c->proc, e);
+	if (!rc)
+		rc = negotiate(MSR_IA32_VMX_PROCBASED_CTLS2, "secondary", PROC2_EPT | PROC2_UNRESTRICTED | PROC2_WBINVD,
+			       PROC2_RDTSCP | PROC2_VPID | PROC2_INVPCID | PROC2_TSC_SCALING, &c->proc2, e);
+	if (!rc)
+		rc = negotiate(true_ctls ? MSR_IA32_VMX_TRUE_EXIT_CTLS : MSR_IA32_VMX_EXIT_CTLS, "exit",
+			       EXIT_SAVE_DEBUG | EXIT_HOST_64 | EXIT_ACK_INT | EXIT_SAVE_PAT | EXIT_LOAD_PAT | EXIT_SAVE_EFER |
+			       EXIT_LOAD_EFER, 0, &c->exit, e);
+	if (!rc)
+		rc = negotiate(true_ctls ? MSR_IA32_VMX_TRUE_ENTRY_CTLS : MSR_IA32_VMX_ENTRY_CTLS, "entry",
+			       ENTRY_LOAD_DEBUG | ENTRY_LOAD_PAT | ENTRY_LOAD_EFER, 0, &c->entry, e);
+	if (rc)
+		return rc;
+	/* Without the TRUE MSRs CR3 exiting is a default1 bit: then every MOV CR3 would exit, which no EPT CPU needs. */
+	if (c->proc & (PROC_CR3_LOAD | PROC_CR3_STORE))
+		return error_set(e, E_UNSUPPORTED, "VMX: this CPU cannot run without CR3 exiting (no TRUE control MSRs)");
+	c->preemption_shift = rdmsr(MSR_IA32_VMX_MISC) & 31;
+	c->tsc_scaling = c->proc2 & PROC2_TSC_SCALING;
+	c->vpid = c->proc2 & PROC2_VPID;
+
+	msr_bitmap = frame_alloc();
+	void *vmxon = frame_alloc();
+
+	if (!msr_bitmap || !vmxon)
+		return error_set(e, E_NOMEM, "no memory for VMXON; give this machine more RAM");
+	__builtin_memset(msr_bitmap, 0xff, PAGE_SIZE);
+
+	/* SDM "Restrictions on VMX Operation": CR0 and CR4 fixed bits. */
+	write_cr0((read_cr0() | rdmsr(MSR_IA32_VMX_CR0_FIXED0)) & rdmsr(MSR_IA32_VMX_CR0_FIXED1));
+	write_cr4((read_cr4() | rdmsr(MSR_IA32_VMX_CR4_FIXED0)) & rdmsr(MSR_IA32_VMX_CR4_FIXED1));
+	*(u32 *)vmxon = c->revision;
+	u64 pa = ptr_hpa(vmxon).v;
+	u8 fail;
+
+	__asm__ volatile("vmxon %1; setna %0" : "=qm"(fail) : "m"(pa) : "cc", "memory");
+	if (fail)
+		return error_set(e, E_UNSUPPORTED,
+				 "VMXON failed although the CPU reports VMX; another hypervisor may hold it, or the firmware "
+				 "locked it off: switch on Intel Virtualization Technology (VT-x) in the firmware set-up");
+	return 0;
+}
+
+void vmx_vmcs_clear(void *vmcs)
+{
+	u64 pa = ptr_hpa(vmcs).v;
+
+	__asm__ volatile("vmclear %0" : : "m"(pa) : "cc", "memory");
+}
+
+void vmx_vmcs_load(void *vmcs)
+{
+	u64 pa = ptr_hpa(vmcs).v;
+
+	__asm__ volatile("vmptrld %0" : : "m"(pa) : "cc", "memory");
+}
+
+void vmx_vmcs_init(void *vmcs)
+{
+	*(u32 *)vmcs = vmx_config.revision;
+	vmx_vmcs_clear(vmcs);
+}
+
+void vmx_vmcs_setup(u64 eptp, u16 vpid)
+{
+	const struct vmx_config *c = &vmx_config;
+	struct { u16 limit; u64 base; } __packed gdtr, idtr;
+	u16 tr;
+
+	vmcs_write(VMCS_PIN_CTLS, c->pin);
+	vmcs_write(VMCS_PROC_CTLS, c->proc);
+	vmcs_write(VMCS_PROC2_CTLS, c->proc2);
+	vmcs_write(VMCS_EXIT_CTLS, c->exit);
+	vmcs_write(VMCS_ENTRY_CTLS, c->entry);
+	vmcs_write(VMCS_EXCEPTION_BITMAP, 0);
+	vmcs_write(VMCS_PF_MASK, 0);
+	vmcs_write(VMCS_PF_MATCH, 0);
+	vmcs_write(VMCS_CR3_TARGETS, 0);
+	vmcs_write(VMCS_EXIT_MSR_STORE_COUNT, 0);
+	vmcs_write(VMCS_EXIT_MSR_LOAD_COUNT, 0);
+	vmcs_write(VMCS_ENTRY_MSR_LOAD_COUNT, 0);
+	vmcs_write(VMCS_MSR_BITMAP, ptr_hpa(msr_bitmap).v);
+	vmcs_write(VMCS_EPTP, eptp);
+	if (c->vpid)
+		vmcs_write(VMCS_VPID, vpid);
+	vmcs_write(VMCS_LINK_POINTER, ~0ull);
+
+	__asm__ volatile("sgdt %0" : "=m"(gdtr));
+	__asm__ volatile("sidt %0" : "=m"(idtr));
+	__asm__ volatile("str %0" : "=r"(tr));
+	vmcs_write(VMCS_HOST_CR0, read_cr0());
+	vmcs_write(VMCS_HOST_CR3, read_cr3());
+	vmcs_write(VMCS_HOST_CR4, read_cr4());
+	vmcs_write(VMCS_HOST_ES_SEL, 0);
+	vmcs_write(VMCS_HOST_DS_SEL, 0);
+	vmcs_write(VMCS_HOST_SS_SEL, read_ss() & ~7);
+	vmcs_write(VMCS_HOST_CS_SEL, read_cs() & ~7);
+	vmcs_write(VMCS_HOST_FS_SEL, 0);
+	vmcs_write(VMCS_HOST_GS_SEL, 0);
+	vmcs_write(VMCS_HOST_TR_SEL, tr & ~7);
+	vmcs_write(VMCS_HOST_FS_BASE, rdmsr(MSR_IA32_FS_BASE));
+	vmcs_write(VMCS_HOST_GS_BASE, rdmsr(MSR_IA32_GS_BASE));
+	vmcs_write(VMCS_HOST_TR_BASE, cpu_tss_base());
+	vmcs_write(VMCS_HOST_GDTR_BASE, gdtr.base);
+	vmcs_write(VMCS_HOST_IDTR_BASE, idtr.base);
+	vmcs_write(VMCS_HOST_SYSENTER_CS, 0);
+	vmcs_write(VMCS_HOST_SYSENTER_ESP, 0);
+	vmcs_write(VMCS_HOST_SYSENTER_EIP, 0);
+	vmcs_write(VMCS_HOST_PAT, rdmsr(MSR_IA32_PAT));
+	vmcs_write(VMCS_HOST_EFER, rdmsr(MSR_IA32_EFER));
+	vmcs_write(VMCS_HOST_RIP, (u64)vmx_exit);
+}
+
+void vmx_invept(u64 eptp)
+{
+	struct { u64 eptp, zero; } desc = { eptp, 0 };
+
+	__asm__ volatile("invept %0, %1" : : "m"(desc), "r"(1ull) : "cc", "memory");
+}
+
+void vmx_invvpid(u16 vpid)
+{
+	struct { u64 vpid, la; } desc = { vpid, 0 };
+
+	if (vmx_config.vpid)
+		__asm__ volatile("invvpid %0, %1" : : "m"(desc), "r"(1ull) : "cc", "memory");
+}
+
+void vmx_msr_passthrough(u32 msr, bool read, bool write)
+{
+	u32 base = 0;
+
+	/* SDM "MSR-Bitmap Address": read low, read high, write low, write high, 1 KiB each. */
+	if (msr >= 0xc0000000 && msr <= 0xc0001fff)
+		base = 1024 * 8;
+	else if (msr > 0x1fff)
+		return;
+	u32 bit = base + (msr & 0x1fff);
+
+	if (read)
+		msr_bitmap[bit / 8] &= (u8)~BIT(bit % 8);
+	bit += 2048 * 8;
+	if (write)
+		msr_bitmap[bit / 8] &= (u8)~BIT(bit % 8);
+}
