@@ -34,8 +34,8 @@ OVMF_VARS = "/usr/share/OVMF/OVMF_VARS_4M.fd"
 OVMF_BOCHS = "/usr/share/ovmf/OVMF.fd"
 GUEST_IP, BENCH_IP, CONTROL_PORT = "10.0.2.15", "10.0.2.2", 4789
 DEFAULT_CPU = "corei7_skylake_x"
-# Our own bugs as Godwit prints them; lines of guests carry a prefix and never match.
-FATAL = r"^\[ *\d+\.\d+\] (?:panic|bug|PANIC|BUG)\b.*"
+# Godwit's own bugs and exceptions, and the firmware's; lines of guests carry a prefix and never match.
+FATAL = r"^\[ *\d+\.\d+\] .*; this host stops$|^!!!! X64 Exception Type.*"
 
 
 class BenchError(Exception):
@@ -195,6 +195,7 @@ class Host:
                 return match
             fatal = re.search(FATAL, whole, re.M)
             if fatal:
+                time.sleep(0.5)     # for the registers that follow
                 raise HostDied(f"host {self.name}: {fatal.group(0)}\n  while waiting for {pattern!r}")
             if not alive:
                 raise HostDied(f"host {self.name} ended while waiting for {pattern!r}; {self.last_words()}")
