@@ -245,7 +245,10 @@ static const char conf_template[] =
 	"\n"
 	"[network]\n"
 	"# mode=dhcp, or mode=static with address= and gateway=.\n"
-	"%s\n"
+	"mode=dhcp\n"
+	"#mode=static\n"
+	"#address=%s/24\n"
+	"#gateway=10.0.0.1\n"
 	"# TCP port of control and migration.\n"
 	"port=%u\n"
 	"\n"
@@ -260,7 +263,7 @@ static const char conf_template[] =
 	"#autostart=yes\n"
 	"#os=linux\n"
 	"\n"
-	"# [migration]\n"
+	"#[migration]\n"
 	"# Longest freeze to aim for, most rounds before it freezes anyway, and how much is compared at\n"
 	"# the end: fold (hashes of all pages sent) or full (both memories are read again).\n"
 	"#freeze-budget=300ms\n"
@@ -270,21 +273,17 @@ static const char conf_template[] =
 /* Writes the template unless the operator has a godwit.conf there already. */
 static int conf_write(const char *folder, const struct enrolment *e, struct fail *f)
 {
-	const char *address = e->peer_address ? e->peer_address : e->address;
-	char *path = text_new("%s/godwit.conf", folder);
+	char *path = text_new("%s/godwit.conf", folder), *text;
 	unsigned int port = GODWIT_PORT;
 	char ip[128] = "10.0.0.5";
-	char *network, *text;
 	int code = GW_OK;
 
-	if (address)
-		code = address_split(address, ip, &port, f);
+	/* With a peer address of its own, or on this machine, the host is behind a port forward. */
+	if (e->address && !e->peer_address && strncmp(e->address, "127.", 4))
+		code = address_split(e->address, ip, &port, f);
 	if (!code && access(path, F_OK) < 0) {
-		network = text_new("mode=dhcp\n#mode=static\n#address=%s/24\n#gateway=%.*s.1", ip,
-				   (int)(strrchr(ip, '.') ? strrchr(ip, '.') - ip : (long)strlen(ip)), ip);
-		text = text_new(conf_template, e->name, network, port);
+		text = text_new(conf_template, e->name, ip, port);
 		code = file_write(path, text, strlen(text), 0644, false, f);
-		free(network);
 		free(text);
 	}
 	free(path);

@@ -6,10 +6,10 @@ BUILD ?= build
 DEPS ?= build/deps
 HOSTCC ?= gcc
 
-GODWIT_DIR := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
+GODWIT_CLI := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
 GODWIT_OBJ := $(BUILD)/host/godwit
-GODWIT_SRC := $(wildcard $(GODWIT_DIR)/*.c)
-GODWIT_MBEDTLS_CONFIG := $(GODWIT_DIR)/mbedtls_host_config.h
+GODWIT_SRC := $(wildcard $(GODWIT_CLI)/*.c)
+GODWIT_MBEDTLS_CONFIG := $(GODWIT_CLI)/mbedtls_host_config.h
 
 # Named rather than globbed, because the sources may not be unpacked yet when make reads this.
 GODWIT_MBEDTLS := aes aesni asn1parse asn1write base64 bignum bignum_core bignum_mod bignum_mod_raw \
@@ -17,18 +17,18 @@ GODWIT_MBEDTLS := aes aesni asn1parse asn1write base64 bignum bignum_core bignum
 	entropy_poll error gcm hkdf hmac_drbg md oid pem pk pk_ecc pk_wrap pkparse pkwrite platform \
 	platform_util psa_crypto psa_crypto_aead psa_crypto_cipher psa_crypto_client \
 	psa_crypto_driver_wrappers_no_static psa_crypto_ecp psa_crypto_hash psa_crypto_mac \
-	psa_crypto_random psa_crypto_slot_management psa_crypto_storage psa_util sha256 sha512 \
+	psa_crypto_random psa_crypto_rsa psa_crypto_slot_management psa_crypto_storage psa_util sha1 sha256 sha512 \
 	ssl_ciphersuites ssl_client ssl_debug_helpers_generated ssl_msg ssl_tls ssl_tls13_client \
 	ssl_tls13_generic ssl_tls13_keys x509 x509_create x509_crt x509write x509write_crt
 
 GODWIT_INC := -I$(DEPS)/mbedtls/include -I$(DEPS)/cjson -I$(DEPS)/inih \
-	-I$(GODWIT_DIR) -DMBEDTLS_CONFIG_FILE='"mbedtls_host_config.h"'
+	-I$(GODWIT_CLI) -DMBEDTLS_CONFIG_FILE='"mbedtls_host_config.h"'
 GODWIT_CFLAGS := -std=gnu11 -O2 -g -D_GNU_SOURCE -MMD -MP $(GODWIT_INC)
 GODWIT_WARN := -Wall -Wextra -Werror -Wvla -Wshadow -Wstrict-prototypes -Wmissing-prototypes
 GODWIT_ASAN := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 
 GODWIT_LIB_OBJS := $(GODWIT_MBEDTLS:%=$(GODWIT_OBJ)/mbedtls/%.o)
-GODWIT_OWN := $(GODWIT_SRC:$(GODWIT_DIR)/%.c=%.o)
+GODWIT_OWN := $(GODWIT_SRC:$(GODWIT_CLI)/%.c=%.o)
 GODWIT_OBJS := $(addprefix $(GODWIT_OBJ)/,$(GODWIT_OWN) cJSON.o ini.o)
 GODWIT_ASAN_OBJS := $(addprefix $(GODWIT_OBJ)/asan/,$(GODWIT_OWN) cJSON.o ini.o)
 
@@ -38,11 +38,11 @@ $(BUILD)/godwit: $(GODWIT_OBJS) $(GODWIT_LIB_OBJS)
 $(BUILD)/godwit-asan: $(GODWIT_ASAN_OBJS) $(GODWIT_LIB_OBJS)
 	$(HOSTCC) $(GODWIT_ASAN) -o $@ $^
 
-$(GODWIT_OBJ)/%.o: $(GODWIT_DIR)/%.c | $(DEPS_STAMP)
+$(GODWIT_OBJ)/%.o: $(GODWIT_CLI)/%.c | $(DEPS_STAMP)
 	@mkdir -p $(@D)
 	$(HOSTCC) $(GODWIT_CFLAGS) $(GODWIT_WARN) -c -o $@ $<
 
-$(GODWIT_OBJ)/asan/%.o: $(GODWIT_DIR)/%.c | $(DEPS_STAMP)
+$(GODWIT_OBJ)/asan/%.o: $(GODWIT_CLI)/%.c | $(DEPS_STAMP)
 	@mkdir -p $(@D)
 	$(HOSTCC) $(GODWIT_CFLAGS) $(GODWIT_WARN) $(GODWIT_ASAN) -c -o $@ $<
 
@@ -63,7 +63,7 @@ $(GODWIT_OBJ)/ini.o $(GODWIT_OBJ)/asan/ini.o: | $(DEPS_STAMP)
 
 .PHONY: godwit-test
 godwit-test: $(BUILD)/godwit $(BUILD)/godwit-asan
-	python3 $(GODWIT_DIR)/test/run.py $(BUILD)/godwit
-	python3 $(GODWIT_DIR)/test/run.py $(BUILD)/godwit-asan
+	python3 $(GODWIT_CLI)/test/run.py $(BUILD)/godwit
+	python3 $(GODWIT_CLI)/test/run.py $(BUILD)/godwit-asan
 
 -include $(wildcard $(GODWIT_OBJ)/*.d $(GODWIT_OBJ)/asan/*.d)

@@ -555,9 +555,11 @@ int conn_read_line(struct conn *c, char **line, uint64_t deadline, struct fail *
 {
 	size_t looked = 0;
 
-	c->in_len -= c->in_used;
-	memmove(c->in, c->in + c->in_used, c->in_len);
-	c->in_used = 0;
+	if (c->in_used) {
+		c->in_len -= c->in_used;
+		memmove(c->in, c->in + c->in_used, c->in_len);
+		c->in_used = 0;
+	}
 	while (!(*line = conn_cut_line(c, looked))) {
 		int n;
 

@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: MIT */
+#include "console.h"
+
+#include <argp.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include <mbedtls/base64.h>
+
+#include "context.h"
+#include "fleet.h"
+
+enum { ESCAPE = 0x1d /* Ctrl-] */, INPUT_MAX = 512, FIND_MS = 500, EOF_IDLE_MS = 2000 };
+
+struct console {
+	struct context ctx;
+	char *guest, *host_name;
+	bool no_input, follow, history;
+	uint64_t idle_ms; /* leave after so long without output; 0: never */
+
+	struct host *host;
+	struct qmp q;
+	bool raw;	      /* the terminal is in raw mode: lines need \r\n */
+	bool moved, ended;    /* the guest left for another host; it is off */
+	char status[24], reason[300];
+	bool died;	      /* it ended by an error */
+	bool write_failed;    /* standard output is gone */
+	uint64_t seen_ms;     /* when output came last */
+	double next;	      /* offset after the last byte shown */
+};
+
+static struct termios saved_termios;
+static bool termios_changed;
+
+static void terminal_restore(void)
+{
+	if (termios_changed)
+		tcsetattr(STDIN_FILENO, TCSANOW, &saved_termios);
+	termios_changed = false;
+}
+
+static bool terminal_raw(void)
+{
+	struct termios t;
+
+	if (!isatty(STDIN_FILENO) || tcgetattr(STDIN_FILENO, &saved_termios) < 0)
+		return false;
+	t = saved_termios;
+	cfmakeraw(&t);
+	if (tcsetattr(STDIN_FILENO, TCSANOW, &t) < 0)
+		return false;
+	termios_changed = true;
+	atexit(terminal_restore);
+	return true;
+}
+
+static void console_note(const struct console *c, const char *text)
+{
+	const char *eol = c->raw ? "\r\n" : "\n";
+
+	fflush(stdout);
+	fprintf(stderr, "%s[godwit: %s]%s", eol, text, eol);
+}
+
+static void console_output(struct console *c, const cJSON *data)
+{
+	const char *text = json_text(data, "data", "");
+	double offset = json_number(data, "offset", c->next);
+	size_t len = strlen(text), n = 0, skip = 0;
+	unsigned char *buf = malloc(len + 1);
+
+	c->seen_ms = now_ms();
+	if (!buf || mbedtls_base64_decode(buf, len + 1, &n, (const unsigned char *)text, len)) {
+		console_note(c, "the host sent console output that cannot be read");
+	} else if (c->ctx.json) {
+		char *line = cJSON_PrintUnformatted(data);
+
+		printf("%s\n", line ? line : "null");
+		cJSON_free(line);
+	} else {
+		/* After a change of host some of the history has been shown already. */
+		if (offset < c->next)
+			skip = c->next - offset < (double)n ? (size_t)(c->next - offset) : n;
+		fwrite(buf + skip, 1, n - skip, stdout);
+	}
+	if (offset + (double)n > c->next)
+		c->next = offset + (double)n;
+	c->write_failed |= fflush(stdout) != 0;
+	free(buf);
+}
+
+static void console_event(void *arg, const char *name, const cJSON *data)
+{
+	struct console *c = arg;
+	const char *status = json_text(data, "status", "");
+
+	if (strcmp(json_text(data, "guest", ""), c->guest))
+		return;
+	if (!strcmp(name, "CONSOLE")) {
+		console_output(c, data);
+	} else if (!strcmp(name, "MIGRATION")) {
+		c->moved |= !strcmp(status, "completed");
+	} else if (!strcmp(name, "GUEST_STATE")) {
+		c->moved |= !strcmp(status, "postmigrate");
+		c->died = !strcmp(status, "internal-error") || !strcmp(status, "guest-panicked");
+		c->ended = c->died || !strcmp(status, "shutdown");
+		snprintf(c->status, sizeof(c->status), "%s", status);
+		snprintf(c->reason, sizeof(c->reason), "%s", json_text(data, "reason", ""));
+	}
+}
+
+/* Finds the guest, connects and attaches. @again: after the guest has changed hosts. */
+static int console_attach(struct console *c, bool again, struct fail *f)
+{
+	struct fleet fleet;
+	struct answer *at;
+	cJSON *args, *ret = NULL;
+	double offset;
+	int code;
+
+	qmp_close(&c->q);
+	code = fleet_ask(&c->ctx, &c->host_name, c->host_name && !again ? 1 : 0, false, &fleet, f);
+	if (code)
+		return code;
+	at = fleet_find(&fleet, c->guest, false, f);
+	if (at && again && !guest_lives_on(guests_find(at->guests, c->guest), at->host->name)) {
+		fail_set(f, GW_FAILED, "the guest '%s' runs on no host that answers", c->guest);
+		at = NULL;
+	}
+	if (at) {
+		c->host = at->host;
+		c->q = at->qmp;
+		c->q.event = console_event;
+		c->q.event_arg = c;
+		at->qmp.conn = NULL; /* now ours */
+	}
+	fleet_free(&fleet);
+	if (!at)
+		return f->code;
+	c->moved = c->ended = false;
+	args = qmp_guest(c->guest);
+	/* The next host repeats its history only if it counts on from where the last one stopped. */
+	cJSON_AddBoolToObject(args, "history", again || c->history);
+	if (!again)
+		c->next = 0;
+	code = qmp_call(&c->q, "console-attach", args, &ret, f);
+	offset = json_number(ret, "offset", -1);
+	if (!code && again && offset >= 0 && offset < c->next)
+		c->next = 0;
+	cJSON_Delete(ret);
+	c->seen_ms = now_ms();
+	return code;
+}
+
+/* As console_attach(), but the guest may still be on its way: keeps trying for three timeouts. */
+static int console_find_again(struct console *c, struct fail *f)
+{
+	uint64_t deadline = now_ms() + 3 * c->ctx.timeout_ms;
+	char text[128];
+	int code;
+
+	do {
+		code = console_attach(c, true, f);
+		if (code)
+			poll(NULL, 0, FIND_MS);
+	} while (code && now_ms() < deadline);
+	if (!code) {
+		snprintf(text, sizeof(text), "'%s' is on '%s' now", c->guest, c->host->name);
+		console_note(c, text);
+	}
+	return code;
+}
+
+/* Sends what was typed. @eof: there will be no more. Returns whether the operator wants to leave. */
+static bool console_input(struct console *c, unsigned int *pending, bool *eof, struct fail *f)
+{
+	unsigned char buf[INPUT_MAX], text[INPUT_MAX * 2];
+	ssize_t n = read(STDIN_FILENO, buf, sizeof(buf));
+	unsigned char *escape;
+	cJSON *args;
+	size_t len;
+
+	if (n < 0 && errno == EINTR)
+		return false;
+	if (n <= 0) {
+		*eof = true;
+		if (!c->idle_ms)
+			c->idle_ms = EOF_IDLE_MS;
+		return false;
+	}
+	escape = c->raw ? memchr(buf, ESCAPE, (size_t)n) : NULL;
+	if (escape)
+		n = escape - buf;
+	if (n && !mbedtls_base64_encode(text, sizeof(text), &len, buf, (size_t)n)) {
+		args = cJSON_CreateObject();
+		cJSON_AddStringToObject(args, "device", c->guest);
+		cJSON_AddStringToObject(args, "data", (char *)text);
+		cJSON_AddStringToObject(args, "format", "base64");
+		qmp_send(&c->q, "ringbuf-write", args, pending, f);
+		c->seen_ms = now_ms();
+	}
+	return escape != NULL;
+}
+
+/* Until the operator leaves (GW_OK), the guest ends, or something fails. */
+static int console_run(struct console *c, struct fail *f)
+{
+	unsigned int pending = 0, id; /* the write that waits for its answer: one at a time */
+	bool eof = c->no_input;
+	int code;
+
+	for (;;) {
+		bool take = !eof && !pending;
+		struct pollfd p[2] = { { .fd = conn_fd(c->q.conn), .events = POLLIN },
+				       { .fd = take ? STDIN_FILENO : -1, .events = POLLIN } };
+		cJSON *ret = NULL;
+		int wait = -1;
+
+		if (c->idle_ms) {
+			uint64_t now = now_ms(), end = c->seen_ms + c->idle_ms;
+
+			if (now >= end && !pending)
+				return GW_OK;
+			wait = now < end ? (int)(end - now) : 100;
+		}
+		if (conn_pending(c->q.conn))
+			wait = 0;
+		poll(p, 2, wait);
+		code = qmp_poll(&c->q, now_ms(), &id, &ret, f);
+		cJSON_Delete(ret);
+		if (id && id == pending)
+			pending = 0;
+		if (c->write_failed)
+			return fail_set(f, GW_FAILED, "cannot write the console's output: %s", strerror(errno));
+		if (code && !c->q.broken)
+			return code; /* for example: this identity may look but not type */
+		if (!code && c->ended) {
+			char text[400];
+
+			snprintf(text, sizeof(text), "guest '%s' is off: %s%s%s", c->guest, c->status,
+				 c->reason[0] ? ", " : "", c->reason);
+			console_note(c, text);
+			return c->died ? fail_set(f, GW_BAD_END, "guest '%s' died: %s", c->guest,
+						  c->reason[0] ? c->reason : c->status) : GW_OK;
+		}
+		if (code || c->moved) {
+			if (!c->follow && c->moved) {
+				console_note(c, "the guest moved to another host; --follow goes with it");
+				return GW_OK;
+			}
+			if (c->follow)
+				code = console_find_again(c, f);
+			if (code)
+				return code;
+			pending = 0;
+			continue;
+		}
+		if (take && p[1].revents && console_input(c, &pending, &eof, f))
+			return GW_OK;
+	}
+}
+
+enum { OPT_HOST = 0x200, OPT_NO_INPUT, OPT_FOLLOW, OPT_HISTORY, OPT_IDLE };
+
+static const struct argp_option console_options[] = {
+	{ "host", OPT_HOST, "HOST", 0, "the host that has the guest (default: ask all hosts)", 0 },
+	{ "history", OPT_HISTORY, 0, 0, "first show the output that the host has kept", 0 },
+	{ "follow", OPT_FOLLOW, 0, 0, "when the guest moves to another host, go with it", 0 },
+	{ "no-input", OPT_NO_INPUT, 0, 0, "only show; standard input is not read", 0 },
+	{ "idle", OPT_IDLE, "SECONDS", 0, "leave after so long without output (default: never, but 2 s"
+	  " after the end of an input that is not a terminal)", 0 },
+	{ 0 },
+};
+
+static error_t console_parse(int key, char *arg, struct argp_state *state)
+{
+	struct console *c = state->input;
+	char *end;
+	double s;
+
+	switch (key) {
+	case ARGP_KEY_INIT:
+		state->child_inputs[0] = &c->ctx;
+		break;
+	case OPT_HOST: c->host_name = arg; break;
+	case OPT_HISTORY: c->history = true; break;
+	case OPT_FOLLOW: c->follow = true; break;
+	case OPT_NO_INPUT: c->no_input = true; break;
+	case OPT_IDLE:
+		s = strtod(arg, &end);
+		if (end == arg || *end || !(s >= 0.01 && s <= 1e6))
+			argp_error(state, "'%s' is not a number of seconds", arg);
+		c->idle_ms = (uint64_t)(s * 1000);
+		break;
+	case ARGP_KEY_ARG:
+		if (c->guest)
+			return ARGP_ERR_UNKNOWN;
+		c->guest = arg;
+		break;
+	case ARGP_KEY_NO_ARGS:
+		argp_error(state, "say which guest");
+		break;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+	return 0;
+}
+
+int console_main(int argc, char **argv)
+{
+	static const struct argp_child children[] = { { &context_argp, 0, "Common options:", 1 },
+						      { 0 } };
+	static const struct argp argp = {
+		console_options, console_parse, "GUEST",
+		"Connects this terminal to a guest's serial console. Ctrl-] leaves. Exit code 0 when you"
+		" leave or the guest is switched off, 6 when it dies.", children, NULL, NULL };
+	struct console c = { 0 };
+	struct fail f = { 0 };
+	char text[200];
+	int code;
+
+	context_init(&c.ctx);
+	argp_parse(&argp, argc, argv, 0, NULL, &c);
+	code = context_open(&c.ctx, &f);
+	if (!code)
+		code = console_attach(&c, false, &f);
+	if (!code) {
+		c.raw = !c.no_input && terminal_raw();
+		if (c.raw) {
+			snprintf(text, sizeof(text), "console of '%s' on '%s'; Ctrl-] leaves", c.guest,
+				 c.host->name);
+			console_note(&c, text);
+		}
+		code = console_run(&c, &f);
+		terminal_restore();
+		if (c.raw)
+			fputc('\n', stderr);
+	}
+	if (code) {
+		c.ctx.json = false; /* standard output is the console's */
+		context_print_fail(&c.ctx, &f);
+	}
+	qmp_close(&c.q);
+	context_free(&c.ctx);
+	return code;
+}
