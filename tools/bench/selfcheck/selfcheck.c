@@ -20,6 +20,48 @@
 #define CR4_VMXE (1ul << 13)
 #define EXIT_REASON_CPUID 10
 
+/* VMCS fields (SDM, "Field Encoding in VMCS"); those of the six segment registers follow ES in steps of 2. */
+enum vmcs_field {
+	VMCS_GUEST_ES = 0x0800,
+	VMCS_GUEST_LDTR = 0x080c,
+	VMCS_GUEST_TR = 0x080e,
+	VMCS_HOST_ES = 0x0c00,
+	VMCS_HOST_TR = 0x0c0c,
+	VMCS_LINK_POINTER = 0x2800,
+	VMCS_GUEST_DEBUGCTL = 0x2802,
+	VMCS_GUEST_EFER = 0x2806,
+	VMCS_HOST_EFER = 0x2c02,
+	VMCS_PIN_BASED_CTLS = 0x4000,
+	VMCS_PROC_BASED_CTLS = 0x4002,
+	VMCS_EXCEPTION_BITMAP = 0x4004,
+	VMCS_EXIT_CTLS = 0x400c,
+	VMCS_ENTRY_CTLS = 0x4012,
+	VMCS_INSTRUCTION_ERROR = 0x4400,
+	VMCS_EXIT_REASON = 0x4402,
+	VMCS_GUEST_ES_LIMIT = 0x4800,
+	VMCS_GUEST_TR_LIMIT = 0x480e,
+	VMCS_GUEST_GDTR_LIMIT = 0x4810,
+	VMCS_GUEST_IDTR_LIMIT = 0x4812,
+	VMCS_GUEST_ES_AR = 0x4814,
+	VMCS_GUEST_LDTR_AR = 0x4820,
+	VMCS_GUEST_TR_AR = 0x4822,
+	VMCS_GUEST_INTERRUPTIBILITY = 0x4824,
+	VMCS_GUEST_ACTIVITY = 0x4826,
+	VMCS_GUEST_CR0 = 0x6800,
+	VMCS_GUEST_ES_BASE = 0x6806,
+	VMCS_GUEST_TR_BASE = 0x6814,
+	VMCS_GUEST_GDTR_BASE = 0x6816,
+	VMCS_GUEST_IDTR_BASE = 0x6818,
+	VMCS_GUEST_DR7 = 0x681a,
+	VMCS_GUEST_RSP = 0x681c,
+	VMCS_GUEST_RIP = 0x681e,
+	VMCS_GUEST_RFLAGS = 0x6820,
+	VMCS_HOST_CR0 = 0x6c00,
+	VMCS_HOST_TR_BASE = 0x6c0a,
+	VMCS_HOST_GDTR_BASE = 0x6c0c,
+	VMCS_HOST_IDTR_BASE = 0x6c0e,
+};
+
 struct gdtr {
 	uint16_t limit;
 	uint64_t base;
@@ -158,7 +200,7 @@ __attribute__((naked, used)) static void guest_entry(void)
 	__asm__ volatile("xorl %eax, %eax; cpuid; 1: jmp 1b");
 }
 
-/* Returns 0 after a VM exit, 1 if the launch failed. */
+/* Returns 0 after a VM exit, 1 if the launch failed. 0x6c14 and 0x6c16 are the host's RSP and RIP. */
 __attribute__((naked, noinline)) static int vmx_launch(void)
 {
 	__asm__ volatile("push %%rbx; push %%rbp; push %%r12; push %%r13; push %%r14; push %%r15\n\t"
@@ -211,39 +253,39 @@ static void write_segments(const struct gdtr *g, uint16_t tr)
 	sel[4] = READ_REG("mov %%fs, %0");
 	sel[5] = READ_REG("mov %%gs, %0");
 	for (int i = 0; i < 6; i++) {
-		vmwrite(0x0800 + 2 * i, sel[i]);
-		vmwrite(0x4800 + 2 * i, 0xffffffff);
-		vmwrite(0x4814 + 2 * i, sel[i] ? access_rights(sel[i]) | 1 : 0x10000);
-		vmwrite(0x6806 + 2 * i, 0);
-		vmwrite(0x0c00 + 2 * i, sel[i] & ~7);
+		vmwrite(VMCS_GUEST_ES + 2 * i, sel[i]);
+		vmwrite(VMCS_GUEST_ES_LIMIT + 2 * i, 0xffffffff);
+		vmwrite(VMCS_GUEST_ES_AR + 2 * i, sel[i] ? access_rights(sel[i]) | 1 : 0x10000);
+		vmwrite(VMCS_GUEST_ES_BASE + 2 * i, 0);
+		vmwrite(VMCS_HOST_ES + 2 * i, sel[i] & ~7);
 	}
-	vmwrite(0x080c, 0); /* LDTR: unusable */
-	vmwrite(0x4820, 0x10000);
-	vmwrite(0x080e, tr);
-	vmwrite(0x480e, sizeof(tss) - 1);
-	vmwrite(0x4822, 0x8b);
-	vmwrite(0x6814, (uint64_t)tss);
-	vmwrite(0x0c0c, tr);
-	vmwrite(0x6c0a, (uint64_t)tss);
+	vmwrite(VMCS_GUEST_LDTR, 0); /* LDTR: unusable */
+	vmwrite(VMCS_GUEST_LDTR_AR, 0x10000);
+	vmwrite(VMCS_GUEST_TR, tr);
+	vmwrite(VMCS_GUEST_TR_LIMIT, sizeof(tss) - 1);
+	vmwrite(VMCS_GUEST_TR_AR, 0x8b);
+	vmwrite(VMCS_GUEST_TR_BASE, (uint64_t)tss);
+	vmwrite(VMCS_HOST_TR, tr);
+	vmwrite(VMCS_HOST_TR_BASE, (uint64_t)tss);
 	__asm__ volatile("sidt %0" : "=m"(idt));
-	vmwrite(0x4810, g->limit);
-	vmwrite(0x4812, idt.limit);
-	vmwrite(0x6816, g->base);
-	vmwrite(0x6818, idt.base);
-	vmwrite(0x6c0c, g->base);
-	vmwrite(0x6c0e, idt.base);
+	vmwrite(VMCS_GUEST_GDTR_LIMIT, g->limit);
+	vmwrite(VMCS_GUEST_IDTR_LIMIT, idt.limit);
+	vmwrite(VMCS_GUEST_GDTR_BASE, g->base);
+	vmwrite(VMCS_GUEST_IDTR_BASE, idt.base);
+	vmwrite(VMCS_HOST_GDTR_BASE, g->base);
+	vmwrite(VMCS_HOST_IDTR_BASE, idt.base);
 }
 
 static void write_controls(void)
 {
 	uint32_t t = rdmsr(MSR_IA32_VMX_BASIC) >> 55 & 1 ? 0x48d : MSR_IA32_VMX_PINBASED_CTLS;
 
-	vmwrite(0x4000, adjust(0, t));
-	vmwrite(0x4002, adjust(0, t + 1));
-	vmwrite(0x400c, adjust(1u << 9 | 1u << 21, t + 2));  /* host is 64-bit, load EFER */
-	vmwrite(0x4012, adjust(1u << 9 | 1u << 15, t + 3)); /* guest is 64-bit, load EFER */
-	vmwrite(0x4004, 0);
-	vmwrite(0x2800, ~0ul);
+	vmwrite(VMCS_PIN_BASED_CTLS, adjust(0, t));
+	vmwrite(VMCS_PROC_BASED_CTLS, adjust(0, t + 1));
+	vmwrite(VMCS_EXIT_CTLS, adjust(1u << 9 | 1u << 21, t + 2));  /* host is 64-bit, load EFER */
+	vmwrite(VMCS_ENTRY_CTLS, adjust(1u << 9 | 1u << 15, t + 3)); /* guest is 64-bit, load EFER */
+	vmwrite(VMCS_EXCEPTION_BITMAP, 0);
+	vmwrite(VMCS_LINK_POINTER, ~0ul);
 }
 
 static void write_state(void)
@@ -252,21 +294,21 @@ static void write_state(void)
 	uint64_t efer = rdmsr(MSR_IA32_EFER);
 
 	for (int host = 0; host < 2; host++) {
-		uint64_t base = host ? 0x6c00 : 0x6800;
+		uint64_t base = host ? VMCS_HOST_CR0 : VMCS_GUEST_CR0;
 
 		vmwrite(base, cr0);
 		vmwrite(base + 2, cr3);
 		vmwrite(base + 4, cr4);
 	}
-	vmwrite(0x2806, efer);
-	vmwrite(0x2c02, efer);
-	vmwrite(0x2802, 0);
-	vmwrite(0x681a, 0x400); /* DR7 */
-	vmwrite(0x681c, (uint64_t)guest_stack + sizeof(guest_stack));
-	vmwrite(0x681e, (uint64_t)guest_entry);
-	vmwrite(0x6820, 2);
-	vmwrite(0x4826, 0);
-	vmwrite(0x4824, 0);
+	vmwrite(VMCS_GUEST_EFER, efer);
+	vmwrite(VMCS_HOST_EFER, efer);
+	vmwrite(VMCS_GUEST_DEBUGCTL, 0);
+	vmwrite(VMCS_GUEST_DR7, 0x400); /* DR7 */
+	vmwrite(VMCS_GUEST_RSP, (uint64_t)guest_stack + sizeof(guest_stack));
+	vmwrite(VMCS_GUEST_RIP, (uint64_t)guest_entry);
+	vmwrite(VMCS_GUEST_RFLAGS, 2);
+	vmwrite(VMCS_GUEST_ACTIVITY, 0);
+	vmwrite(VMCS_GUEST_INTERRUPTIBILITY, 0);
 }
 
 /* NULL if a CPUID instruction in VMX non-root operation came back as the exit it must be. */
@@ -300,13 +342,13 @@ static const char *check_vmexit(void)
 	write_state();
 	if (vmx_launch()) {
 		print("selfcheck: VM-instruction error ");
-		print_hex(vmread(0x4400));
+		print_hex(vmread(VMCS_INSTRUCTION_ERROR));
 		print("\r\n");
 		return "VMLAUNCH failed";
 	}
-	if ((vmread(0x4402) & 0x8000ffff) != EXIT_REASON_CPUID) {
+	if ((vmread(VMCS_EXIT_REASON) & 0x8000ffff) != EXIT_REASON_CPUID) {
 		print("selfcheck: exit reason ");
-		print_hex(vmread(0x4402));
+		print_hex(vmread(VMCS_EXIT_REASON));
 		print("\r\n");
 		return "CPUID did not exit as CPUID";
 	}
