@@ -25,8 +25,8 @@ BUILD = os.path.join(TOP, "build")
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(TOP, "tools", "image"))
 sys.path.insert(0, HERE)
-from mkesp import make_esp      # noqa: E402
-from proxy import Proxy         # noqa: E402
+from mkesp import make_esp  # noqa: E402
+from proxy import Proxy  # noqa: E402
 
 BOCHS = os.path.join(BUILD, "bochs", "bochs")
 OVMF_CODE = "/usr/share/OVMF/OVMF_CODE_4M.fd"
@@ -77,14 +77,19 @@ def enter_netns():
     if os.environ.get("GODWIT_NETNS") or os.geteuid() != 0:
         return
     up = "ip link set lo up"
-    if subprocess.run(["unshare", "-n", "sh", "-c", up], stderr=subprocess.DEVNULL, check=False).returncode:
+    if subprocess.run(
+        ["unshare", "-n", "sh", "-c", up], stderr=subprocess.DEVNULL, check=False
+    ).returncode:
         return
     os.environ["GODWIT_NETNS"] = "1"
-    os.execvp("unshare", ["unshare", "-n", "sh", "-c", up + ' && exec "$@"', "sh", sys.executable, *sys.argv])
+    os.execvp(
+        "unshare",
+        ["unshare", "-n", "sh", "-c", up + ' && exec "$@"', "sh", sys.executable, *sys.argv],
+    )
 
 
 def _die_with_parent():
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)      # PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def tail(path, lines=25):
@@ -93,7 +98,9 @@ def tail(path, lines=25):
         with open(path, "rb") as f:
             f.seek(0, os.SEEK_END)
             f.seek(max(0, f.tell() - 64 * 1024))
-            return "\n".join(f.read().decode(errors="replace").replace("\r", "").splitlines()[-lines:])
+            return "\n".join(
+                f.read().decode(errors="replace").replace("\r", "").splitlines()[-lines:]
+            )
     except OSError:
         return ""
 
@@ -111,8 +118,19 @@ class Host:
     port      loopback port that leads to 10.0.2.15:4789 of the machine; 0 = a free one
     """
 
-    def __init__(self, name, esp, directory, *, emulator=None, cpu=DEFAULT_CPU, ips=100_000_000, sync="slowdown",
-                 memory=512, port=0):
+    def __init__(
+        self,
+        name,
+        esp,
+        directory,
+        *,
+        emulator=None,
+        cpu=DEFAULT_CPU,
+        ips=100_000_000,
+        sync="slowdown",
+        memory=512,
+        port=0,
+    ):
         self.name, self.esp = name, os.path.abspath(esp)
         self.dir = os.path.join(os.path.abspath(directory), name)
         self.serial_path = os.path.join(os.path.abspath(directory), name + ".serial.log")
@@ -121,7 +139,9 @@ class Host:
             raise BenchError(f"no such emulator: {self.emulator} (bochs, kvm or tcg)")
         self.cpu, self.ips, self.sync, self.memory = cpu, ips, sync, memory
         self.port = port or free_port()
-        self.mac = "52:54:00:" + ":".join(f"{b:02x}" for b in hashlib.sha256(name.encode()).digest()[:3])
+        self.mac = "52:54:00:" + ":".join(
+            f"{b:02x}" for b in hashlib.sha256(name.encode()).digest()[:3]
+        )
         self.process = None
         self.started = None
         self._position = 0
@@ -140,8 +160,14 @@ class Host:
         self._position = 0
         command = self._bochs() if self.emulator == "bochs" else self._qemu()
         with open(os.path.join(self.dir, "emulator.out"), "wb") as out:
-            self.process = subprocess.Popen(command, cwd=self.dir, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-                                            preexec_fn=_die_with_parent)
+            self.process = subprocess.Popen(
+                command,
+                cwd=self.dir,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                preexec_fn=_die_with_parent,
+            )
         self.started = time.monotonic()
         return self
 
@@ -160,7 +186,9 @@ class Host:
         try:
             self.process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise HostTimeout(f"host {self.name} is still on after {timeout} s; last lines:\n{tail(self.serial_path, 8)}") from None
+            raise HostTimeout(
+                f"host {self.name} is still on after {timeout} s; last lines:\n{tail(self.serial_path, 8)}"
+            ) from None
 
     def __enter__(self):
         return self
@@ -188,19 +216,25 @@ class Host:
         while True:
             alive = self.alive()
             text = self.serial()
-            whole = text if not alive else text[:text.rfind("\n") + 1]
+            whole = text if not alive else text[: text.rfind("\n") + 1]
             match = expression.search(whole, position)
             if match:
                 self._position = match.end()
                 return match
             fatal = re.search(FATAL, whole, re.M)
             if fatal:
-                time.sleep(0.5)     # for the registers that follow
-                raise HostDied(f"host {self.name}: {fatal.group(0)}\n  while waiting for {pattern!r}")
+                time.sleep(0.5)  # for the registers that follow
+                raise HostDied(
+                    f"host {self.name}: {fatal.group(0)}\n  while waiting for {pattern!r}"
+                )
             if not alive:
-                raise HostDied(f"host {self.name} ended while waiting for {pattern!r}; {self.last_words()}")
+                raise HostDied(
+                    f"host {self.name} ended while waiting for {pattern!r}; {self.last_words()}"
+                )
             if time.monotonic() > deadline:
-                raise HostTimeout(f"host {self.name}: no {pattern!r} in {timeout} s; last lines:\n{tail(self.serial_path, 8)}")
+                raise HostTimeout(
+                    f"host {self.name}: no {pattern!r} in {timeout} s; last lines:\n{tail(self.serial_path, 8)}"
+                )
             time.sleep(0.03)
 
     def last_words(self):
@@ -208,7 +242,10 @@ class Host:
             words = re.findall(r">>PANIC<<.*", tail(os.path.join(self.dir, "bochs.log"), 400))
             if words:
                 return "Bochs: " + words[-1]
-        return "emulator: " + (tail(os.path.join(self.dir, "emulator.out"), 3).strip() or f"exit code {self.process.returncode}")
+        return "emulator: " + (
+            tail(os.path.join(self.dir, "emulator.out"), 3).strip()
+            or f"exit code {self.process.returncode}"
+        )
 
     # Emulators
 
@@ -216,10 +253,13 @@ class Host:
         if not os.path.exists(BOCHS):
             raise BenchError("build/bochs is missing. Run 'tools/deps.sh bochs'.")
         with open(os.path.join(self.dir, "slirp.conf"), "w", encoding="ascii") as f:
-            f.write("# slirp config\nrestricted = 0\nipv6_enabled = 0\n"
-                    f"hostfwd = tcp:127.0.0.1:{self.port}-{GUEST_IP}:{CONTROL_PORT}\n")
+            f.write(
+                "# slirp config\nrestricted = 0\nipv6_enabled = 0\n"
+                f"hostfwd = tcp:127.0.0.1:{self.port}-{GUEST_IP}:{CONTROL_PORT}\n"
+            )
         with open(os.path.join(self.dir, "bochsrc"), "w", encoding="ascii") as f:
-            f.write(f"""plugin_ctrl: fw_cfg=1, e1000=1
+            f.write(
+                f"""plugin_ctrl: fw_cfg=1, e1000=1
 config_interface: textconfig
 display_library: rfb, options="timeout=0"
 cpu: model={self.cpu}, count=1, ips={self.ips}, reset_on_triple_fault=0, ignore_bad_msrs=1, cpuid_freq=ips, quantum=16
@@ -241,19 +281,45 @@ panic: action=fatal
 error: action=report, cpu0=ignore
 info: action=ignore
 clock: sync={self.sync}
-""")
+"""
+            )
         return [BOCHS, "-q", "-unlock", "-f", "bochsrc"]
 
     def _qemu(self):
         if not shutil.which("qemu-system-x86_64"):
             raise BenchError("qemu-system-x86_64 is missing. Run 'tools/deps.sh packages'.")
         shutil.copy(OVMF_VARS, os.path.join(self.dir, "vars.fd"))
-        accel = ["-accel", "kvm", "-cpu", "host,+vmx"] if self.emulator == "kvm" else ["-accel", "tcg", "-cpu", "max"]
-        return ["qemu-system-x86_64", *accel, "-machine", "q35", "-m", str(self.memory), "-nodefaults", "-display", "none",
-                "-drive", f"if=pflash,format=raw,readonly=on,file={OVMF_CODE}", "-drive", "if=pflash,format=raw,file=vars.fd",
-                "-drive", "file=disk.img,format=raw,if=none,id=disk", "-device", "ide-hd,drive=disk,bootindex=0",
-                "-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{self.port}-{GUEST_IP}:{CONTROL_PORT}",
-                "-device", f"e1000,netdev=net,mac={self.mac},romfile=", "-serial", f"file:{self.serial_path}", "-no-reboot"]
+        accel = (
+            ["-accel", "kvm", "-cpu", "host,+vmx"]
+            if self.emulator == "kvm"
+            else ["-accel", "tcg", "-cpu", "max"]
+        )
+        return [
+            "qemu-system-x86_64",
+            *accel,
+            "-machine",
+            "q35",
+            "-m",
+            str(self.memory),
+            "-nodefaults",
+            "-display",
+            "none",
+            "-drive",
+            f"if=pflash,format=raw,readonly=on,file={OVMF_CODE}",
+            "-drive",
+            "if=pflash,format=raw,file=vars.fd",
+            "-drive",
+            "file=disk.img,format=raw,if=none,id=disk",
+            "-device",
+            "ide-hd,drive=disk,bootindex=0",
+            "-netdev",
+            f"user,id=net,hostfwd=tcp:127.0.0.1:{self.port}-{GUEST_IP}:{CONTROL_PORT}",
+            "-device",
+            f"e1000,netdev=net,mac={self.mac},romfile=",
+            "-serial",
+            f"file:{self.serial_path}",
+            "-no-reboot",
+        ]
 
 
 class Link(Proxy):
@@ -268,8 +334,13 @@ def selfcheck(emulator=None, cpu=DEFAULT_CPU):
     """Prove once per machine that the emulator divides, and exits on CPUID. Cached; BenchError names what is broken."""
     emulator = emulator or os.environ.get("GODWIT_EMULATOR") or pick_emulator()[0]
     digest = hashlib.sha256(f"{emulator} {cpu} {os.uname().release}".encode())
-    for path in (os.path.join(HERE, "selfcheck", "selfcheck.c"), os.path.join(BUILD, "bochs", "preload.so"),
-                 os.path.join(BUILD, "bochs", "version"), OVMF_BOCHS, OVMF_CODE):
+    for path in (
+        os.path.join(HERE, "selfcheck", "selfcheck.c"),
+        os.path.join(BUILD, "bochs", "preload.so"),
+        os.path.join(BUILD, "bochs", "version"),
+        OVMF_BOCHS,
+        OVMF_CODE,
+    ):
         if os.path.exists(path):
             with open(path, "rb") as f:
                 digest.update(f.read())
@@ -279,7 +350,9 @@ def selfcheck(emulator=None, cpu=DEFAULT_CPU):
         return
     boot = os.path.join(folder, "esp", "EFI", "BOOT")
     os.makedirs(boot, exist_ok=True)
-    subprocess.run([os.path.join(HERE, "selfcheck", "build.sh"), os.path.join(boot, "BOOTX64.EFI")], check=True)
+    subprocess.run(
+        [os.path.join(HERE, "selfcheck", "build.sh"), os.path.join(boot, "BOOTX64.EFI")], check=True
+    )
     with Host("selfcheck", os.path.join(folder, "esp"), folder, emulator=emulator, cpu=cpu) as host:
         host.start().wait_for(r"selfcheck: done", timeout=90)
         text = host.serial()
@@ -287,5 +360,8 @@ def selfcheck(emulator=None, cpu=DEFAULT_CPU):
     if emulator == "tcg":
         broken = [line for line in broken if "no VMX" not in line]
     if broken or "selfcheck: idiv ok" not in text:
-        raise BenchError(f"the {emulator} bench is broken, no test result would mean anything: " + "; ".join(broken))
+        raise BenchError(
+            f"the {emulator} bench is broken, no test result would mean anything: "
+            + "; ".join(broken)
+        )
     open(stamp, "w", encoding="ascii").close()

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Preloaded into Bochs. Debian's build of Bochs 3.1 divides 64-bit signed numbers wrongly (its long_idiv
- * breaks strict aliasing and the compiler took it at its word). At start this tries the function, and
- * only if it gives a wrong answer puts a jump to a right one over it. A fixed Bochs is left alone.
+ * Preloaded into Bochs. Debian's build of Bochs 3.1 divides 64-bit signed numbers wrongly (its
+ * long_idiv breaks strict aliasing and the compiler took it at its word). At start this tries the
+ * function, and only if it gives a wrong answer puts a jump to a right one over it. A fixed Bochs
+ * is left alone.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -18,8 +19,8 @@ struct bit128s {
 	int64_t hi;
 };
 
-typedef void (*long_idiv_fn)(struct bit128s *quotient, int64_t *remainder, const struct bit128s *dividend,
-			     int64_t divisor);
+typedef void (*long_idiv_fn)(struct bit128s *quotient, int64_t *remainder,
+			     const struct bit128s *dividend, int64_t divisor);
 
 static void long_idiv(struct bit128s *quotient, int64_t *remainder, const struct bit128s *dividend,
 		      int64_t divisor)
@@ -41,15 +42,17 @@ static void long_idiv(struct bit128s *quotient, int64_t *remainder, const struct
 __attribute__((constructor)) static void cure_long_idiv(void)
 {
 	long_idiv_fn fn = (long_idiv_fn)dlsym(RTLD_DEFAULT, "_Z9long_idivP7Bit128sPlPKS_l");
-	const struct bit128s thousand = { 1000, 0 };
-	struct bit128s q = { 0, 0 };
+	const struct bit128s thousand = {1000, 0};
+	struct bit128s q = {0, 0};
 	int64_t r = 0;
-	uint8_t jump[12] = { 0x48, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xe0 }; /* movabs rax; jmp rax */
+	uint8_t jump[12] = {0x48, 0xb8, 0, 0, 0,    0,
+			    0,	  0,	0, 0, 0xff, 0xe0}; /* movabs rax; jmp rax */
 	uint64_t to = (uint64_t)(uintptr_t)long_idiv;
 	long page = sysconf(_SC_PAGESIZE);
 	uintptr_t start, end;
 
-	/* No such symbol: another program of the wrapper, or a Bochs that has changed. The self-check decides. */
+	/* No such symbol: another program of the wrapper, or a Bochs that has changed. The
+	 * self-check decides. */
 	if (!fn)
 		return;
 	fn(&q, &r, &thousand, 7);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Preloaded into Bochs: its display server (rfb, no password) and its socket network module bind to every
- * address of the machine. Keep them on loopback.
+ * Preloaded into Bochs: its display server (rfb, no password) and its socket network module bind to
+ * every address of the machine. Keep them on loopback.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -12,7 +12,7 @@
 int bind(int fd, const struct sockaddr *addr, socklen_t len)
 {
 	int (*next)(int, const struct sockaddr *, socklen_t) =
-		(int (*)(int, const struct sockaddr *, socklen_t))dlsym(RTLD_NEXT, "bind");
+	    (int (*)(int, const struct sockaddr *, socklen_t))dlsym(RTLD_NEXT, "bind");
 	struct sockaddr_in in;
 
 	if (addr && addr->sa_family == AF_INET && len >= sizeof(in)) {

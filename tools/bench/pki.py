@@ -16,9 +16,27 @@ class Pki:
         self.ca_crt, self.ca_key = os.path.join(folder, "ca.crt"), os.path.join(folder, "ca.key")
         os.makedirs(folder, exist_ok=True)
         if not os.path.exists(self.ca_crt):
-            self._openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "3650",
-                          "-subj", f"/O={cluster}/CN={cluster} CA", "-addext", "basicConstraints=critical,CA:TRUE",
-                          "-addext", "keyUsage=critical,keyCertSign,cRLSign", "-keyout", self.ca_key, "-out", self.ca_crt)
+            self._openssl(
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+                "-days",
+                "3650",
+                "-subj",
+                f"/O={cluster}/CN={cluster} CA",
+                "-addext",
+                "basicConstraints=critical,CA:TRUE",
+                "-addext",
+                "keyUsage=critical,keyCertSign,cRLSign",
+                "-keyout",
+                self.ca_key,
+                "-out",
+                self.ca_crt,
+            )
 
     def issue(self, name, role, days=365, eku=None):
         """(certificate path, key path) for name with role; a negative days makes one that has expired."""
@@ -26,19 +44,53 @@ class Pki:
         crt, key, csr, ext = base + ".crt", base + ".key", base + ".csr", base + ".ext"
         eku = eku or ("serverAuth,clientAuth" if role == "host" else "clientAuth")
         with open(ext, "w", encoding="ascii") as f:
-            f.write(f"basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\nextendedKeyUsage={eku}\n")
+            f.write(
+                f"basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\nextendedKeyUsage={eku}\n"
+            )
             if role == "host":
                 f.write(f"subjectAltName=DNS:{name}\n")
-        self._openssl("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                      "-subj", f"/O={self.cluster}/OU={role}/CN={name}", "-keyout", key, "-out", csr)
-        self._openssl("x509", "-req", "-in", csr, "-CA", self.ca_crt, "-CAkey", self.ca_key, "-CAcreateserial",
-                      "-days", str(days), "-extfile", ext, "-out", crt)
+        self._openssl(
+            "req",
+            "-new",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            f"/O={self.cluster}/OU={role}/CN={name}",
+            "-keyout",
+            key,
+            "-out",
+            csr,
+        )
+        self._openssl(
+            "x509",
+            "-req",
+            "-in",
+            csr,
+            "-CA",
+            self.ca_crt,
+            "-CAkey",
+            self.ca_key,
+            "-CAcreateserial",
+            "-days",
+            str(days),
+            "-extfile",
+            ext,
+            "-out",
+            crt,
+        )
         os.unlink(csr)
         os.unlink(ext)
         return crt, key
 
     @staticmethod
     def _openssl(*args):
-        result = subprocess.run(["openssl", *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        result = subprocess.run(
+            ["openssl", *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        )
         if result.returncode:
-            raise RuntimeError("openssl " + args[0] + ": " + result.stdout.decode(errors="replace").strip())
+            raise RuntimeError(
+                "openssl " + args[0] + ": " + result.stdout.decode(errors="replace").strip()
+            )

@@ -17,7 +17,7 @@ import time
 
 DIRECTIONS = ("to", "back")
 CHUNK = 256 * 1024
-WINDOW = 4 << 20        # bytes the link itself holds per direction; more back-pressures the sender
+WINDOW = 4 << 20  # bytes the link itself holds per direction; more back-pressures the sender
 
 
 def _directions(which):
@@ -34,9 +34,9 @@ class _Pump:
     def __init__(self, connection, direction, source, sink):
         self.connection, self.direction = connection, direction
         self.source, self.sink = source, sink
-        self.queue = collections.deque()        # (due time, bytes); b"" is the end of the stream
+        self.queue = collections.deque()  # (due time, bytes); b"" is the end of the stream
         self.held = 0
-        self.lost = False                       # bytes of this stream vanished: it can never be healed
+        self.lost = False  # bytes of this stream vanished: it can never be healed
         self.change = threading.Condition()
 
     def start(self):
@@ -148,16 +148,16 @@ class Proxy:
 
     def __init__(self, target, port=0):
         self.target = target
-        self.rate = None                        # bytes/s per direction, or None
-        self.delay = 0.0                        # seconds one way
-        self.bytes = {"to": 0, "back": 0}       # payload let through so far, all connections
-        self.connections = 0                    # connections accepted so far
+        self.rate = None  # bytes/s per direction, or None
+        self.delay = 0.0  # seconds one way
+        self.bytes = {"to": 0, "back": 0}  # payload let through so far, all connections
+        self.connections = 0  # connections accepted so far
         self._lock = threading.Condition()
         self._open = set()
         self._refuse = False
         self._stalled = set()
         self._swallow = set()
-        self._limit = {}                        # direction -> (byte count at which to act, action)
+        self._limit = {}  # direction -> (byte count at which to act, action)
         self._next_free = {"to": 0.0, "back": 0.0}
         self._listener = socket.create_server(("127.0.0.1", port), backlog=64)
         self.port = self._listener.getsockname()[1]
@@ -254,7 +254,11 @@ class Proxy:
                 pump.sink.sendall(view[:part])
             view = view[part:]
             if action and self._take_limit(pump.direction):
-                {"cut": self.cut, "stall": self.stall, "half_cut": lambda: self.half_cut(pump.direction)}[action]()
+                {
+                    "cut": self.cut,
+                    "stall": self.stall,
+                    "half_cut": lambda: self.half_cut(pump.direction),
+                }[action]()
         return True
 
     def _allowed(self, direction, wanted):

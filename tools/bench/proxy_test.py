@@ -79,7 +79,9 @@ class ProxyTest(unittest.TestCase):
 
     def test_speed(self):
         total, block = 256 << 20, bytes(1 << 20)
-        thread = threading.Thread(target=lambda: [self.near.sendall(block) for _ in range(total >> 20)])
+        thread = threading.Thread(
+            target=lambda: [self.near.sendall(block) for _ in range(total >> 20)]
+        )
         start = time.monotonic()
         thread.start()
         got, buffer = 0, bytearray(1 << 20)
@@ -148,11 +150,13 @@ class ProxyTest(unittest.TestCase):
 
     def test_cut_after_exact_count(self):
         self.link.cut_after("to", 100_000)
+
         def send():
             try:
                 self.near.sendall(bytes(300_000))
             except OSError:
                 pass
+
         threading.Thread(target=send, daemon=True).start()
         with self.assertRaises(ConnectionResetError):
             receive(self.far, 300_000)

@@ -31,7 +31,7 @@ import traceback
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 if __name__ == "__main__":
-    sys.modules["runner"] = sys.modules["__main__"]     # suites import the one that runs
+    sys.modules["runner"] = sys.modules["__main__"]  # suites import the one that runs
 import bench
 import pki
 
@@ -55,9 +55,11 @@ class Test:
 
 def test(timeout=120, cores=1):
     """Register a function of one argument (a Run) as a test. timeout in seconds; cores = how many it keeps busy."""
+
     def register(function):
         _registered.append(Test(function.__name__, function, timeout, cores))
         return function
+
     return register
 
 
@@ -116,13 +118,26 @@ class Run:
     def godwit(self, *args, check=True, timeout=60, env=None, stdin=None):
         """Run the godwit command; returns subprocess.CompletedProcess with text. Logged in godwit.log."""
         command = [GODWIT, *map(str, args)]
-        result = subprocess.run(command, stdin=stdin or subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                timeout=timeout, check=False, env={**os.environ, **(env or {})})
-        result.stdout, result.stderr = (b.decode(errors="replace") for b in (result.stdout, result.stderr))
+        result = subprocess.run(
+            command,
+            stdin=stdin or subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            timeout=timeout,
+            check=False,
+            env={**os.environ, **(env or {})},
+        )
+        result.stdout, result.stderr = (
+            b.decode(errors="replace") for b in (result.stdout, result.stderr)
+        )
         with open(os.path.join(self.dir, "godwit.log"), "a", encoding="utf-8") as f:
-            f.write(f"$ godwit {' '.join(command[1:])}\n{result.stdout}{result.stderr}[exit {result.returncode}]\n")
+            f.write(
+                f"$ godwit {' '.join(command[1:])}\n{result.stdout}{result.stderr}[exit {result.returncode}]\n"
+            )
         if check and result.returncode:
-            raise AssertionError(f"godwit {' '.join(command[1:])} ended with {result.returncode}:\n{result.stdout}{result.stderr}")
+            raise AssertionError(
+                f"godwit {' '.join(command[1:])} ended with {result.returncode}:\n{result.stdout}{result.stderr}"
+            )
         return result
 
     def close(self):
@@ -143,8 +158,10 @@ def load_suites(folder):
 
 def program(path, timeout):
     """A program as a test: it passes if it exits 0."""
+
     def body(_):
         os.execv(path, [path])
+
     return Test(os.path.basename(path), body, timeout, 1)
 
 
@@ -161,18 +178,22 @@ def start(job):
     code = 1
     try:
         os.setsid()
-        log = os.open(os.path.join(job.dir, "test.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        log = os.open(
+            os.path.join(job.dir, "test.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644
+        )
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        os.environ["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "abort_on_error=0:detect_leaks=1")
+        os.environ["ASAN_OPTIONS"] = os.environ.get(
+            "ASAN_OPTIONS", "abort_on_error=0:detect_leaks=1"
+        )
         run = Run(job.dir)
         try:
             job.body(run)
             code = 0
         finally:
             run.close()
-    except BaseException:   # the process ends here, whatever it was
+    except BaseException:  # the process ends here, whatever it was
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -204,7 +225,13 @@ def report(job, status, verbose):
         text = bench.tail(os.path.join(job.dir, name), 30)
         if text:
             print(f"  --- {os.path.relpath(os.path.join(job.dir, name), bench.TOP)}")
-            print("\n".join("  | " + re.sub(r"\x1b\[[0-9;=]*[A-Za-z]", "", line) for line in text.splitlines()), flush=True)
+            print(
+                "\n".join(
+                    "  | " + re.sub(r"\x1b\[[0-9;=]*[A-Za-z]", "", line)
+                    for line in text.splitlines()
+                ),
+                flush=True,
+            )
     return ok
 
 
@@ -220,7 +247,7 @@ def run_all(jobs, cores, verbose):
                     start(job)
                     running[job.pid] = job
                 else:
-                    break       # keep the order: a big test must not wait for ever behind small ones
+                    break  # keep the order: a big test must not wait for ever behind small ones
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid in running:
                 job = running.pop(pid)
@@ -243,13 +270,23 @@ def run_all(jobs, cores, verbose):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("programs", nargs="*", metavar="PROGRAM", help="test programs: pass = exit code 0")
-    parser.add_argument("-k", metavar="PATTERN", help="only tests whose name matches this regular expression")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "programs", nargs="*", metavar="PROGRAM", help="test programs: pass = exit code 0"
+    )
+    parser.add_argument(
+        "-k", metavar="PATTERN", help="only tests whose name matches this regular expression"
+    )
     parser.add_argument("-j", type=int, default=len(os.sched_getaffinity(0)), metavar="CORES")
-    parser.add_argument("--suites", default=os.path.join(bench.TOP, "guest-tests", "suites"), metavar="DIR")
+    parser.add_argument(
+        "--suites", default=os.path.join(bench.TOP, "guest-tests", "suites"), metavar="DIR"
+    )
     parser.add_argument("--no-suites", action="store_true", help="only the programs")
-    parser.add_argument("--timeout", type=float, default=120, help="seconds for each PROGRAM (default 120)")
+    parser.add_argument(
+        "--timeout", type=float, default=120, help="seconds for each PROGRAM (default 120)"
+    )
     parser.add_argument("-v", action="store_true", help="show the logs of passed tests too")
     parser.add_argument("-l", action="store_true", help="list the tests and stop")
     args = parser.parse_args()
@@ -270,7 +307,10 @@ def main():
         sys.exit("runner: no test matches")
     if any(job in suites for job in jobs):
         emulator, reason = bench.pick_emulator()
-        print(f"bench: {os.environ.get('GODWIT_EMULATOR') or emulator} ({reason}), {args.j} cores", flush=True)
+        print(
+            f"bench: {os.environ.get('GODWIT_EMULATOR') or emulator} ({reason}), {args.j} cores",
+            flush=True,
+        )
         try:
             bench.selfcheck()
         except bench.BenchError as e:

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The bench's self-check: an EFI application that proves, before anything is blamed on Godwit, that this
- * (emulated) machine prints on COM1, divides 64-bit signed numbers, and makes one VM exit.
+ * The bench's self-check: an EFI application that proves, before anything is blamed on Godwit, that
+ * this (emulated) machine prints on COM1, divides 64-bit signed numbers, and makes one VM exit.
  * Every line on COM1 starts with "selfcheck: "; the last one is "selfcheck: done".
  */
 #include <efi.h>
@@ -20,7 +20,8 @@
 #define CR4_VMXE (1ul << 13)
 #define EXIT_REASON_CPUID 10
 
-/* VMCS fields (SDM, "Field Encoding in VMCS"); those of the six segment registers follow ES in steps of 2. */
+/* VMCS fields (SDM, "Field Encoding in VMCS"); those of the six segment registers follow ES in
+ * steps of 2. */
 enum vmcs_field {
 	VMCS_GUEST_ES = 0x0800,
 	VMCS_GUEST_LDTR = 0x080c,
@@ -102,11 +103,11 @@ static inline void wrmsr(uint32_t msr, uint64_t value)
 	__asm__ volatile("wrmsr" : : "c"(msr), "a"((uint32_t)value), "d"((uint32_t)(value >> 32)));
 }
 
-#define READ_REG(insn)                                                                                       \
-	({                                                                                                   \
-		uint64_t value_;                                                                             \
-		__asm__ volatile(insn : "=r"(value_));                                                       \
-		value_;                                                                                      \
+#define READ_REG(insn)                                                                             \
+	({                                                                                         \
+		uint64_t value_;                                                                   \
+		__asm__ volatile(insn : "=r"(value_));                                             \
+		value_;                                                                            \
 	})
 
 static void print(const char *s)
@@ -161,9 +162,15 @@ static int vmx_region(int64_t *region, int load)
 	uint8_t failed;
 
 	if (load)
-		__asm__ volatile("vmclear %1; setna %0; vmptrld %1" : "=&q"(failed) : "m"(*region) : "cc", "memory");
+		__asm__ volatile("vmclear %1; setna %0; vmptrld %1"
+				 : "=&q"(failed)
+				 : "m"(*region)
+				 : "cc", "memory");
 	else
-		__asm__ volatile("vmxon %1; setna %0" : "=q"(failed) : "m"(*region) : "cc", "memory");
+		__asm__ volatile("vmxon %1; setna %0"
+				 : "=q"(failed)
+				 : "m"(*region)
+				 : "cc", "memory");
 	return failed;
 }
 
@@ -200,20 +207,22 @@ __attribute__((naked, used)) static void guest_entry(void)
 	__asm__ volatile("xorl %eax, %eax; cpuid; 1: jmp 1b");
 }
 
-/* Returns 0 after a VM exit, 1 if the launch failed. 0x6c14 and 0x6c16 are the host's RSP and RIP. */
+/* Returns 0 after a VM exit, 1 if the launch failed. 0x6c14 and 0x6c16 are the host's RSP and RIP.
+ */
 __attribute__((naked, noinline)) static int vmx_launch(void)
 {
-	__asm__ volatile("push %%rbx; push %%rbp; push %%r12; push %%r13; push %%r14; push %%r15\n\t"
-			 "mov %%rsp, %0\n\t"
-			 "mov $0x6c14, %%eax; vmwrite %%rsp, %%rax\n\t"
-			 "lea 1f(%%rip), %%rcx\n\t"
-			 "mov $0x6c16, %%eax; vmwrite %%rcx, %%rax\n\t"
-			 "vmlaunch\n\t"
-			 "mov $1, %%eax; jmp 2f\n"
-			 "1: xor %%eax, %%eax\n"
-			 "2: mov %0, %%rsp\n\t"
-			 "pop %%r15; pop %%r14; pop %%r13; pop %%r12; pop %%rbp; pop %%rbx; ret"
-			 : "=m"(host_rsp));
+	__asm__ volatile(
+	    "push %%rbx; push %%rbp; push %%r12; push %%r13; push %%r14; push %%r15\n\t"
+	    "mov %%rsp, %0\n\t"
+	    "mov $0x6c14, %%eax; vmwrite %%rsp, %%rax\n\t"
+	    "lea 1f(%%rip), %%rcx\n\t"
+	    "mov $0x6c16, %%eax; vmwrite %%rcx, %%rax\n\t"
+	    "vmlaunch\n\t"
+	    "mov $1, %%eax; jmp 2f\n"
+	    "1: xor %%eax, %%eax\n"
+	    "2: mov %0, %%rsp\n\t"
+	    "pop %%r15; pop %%r14; pop %%r13; pop %%r12; pop %%rbp; pop %%rbx; ret"
+	    : "=m"(host_rsp));
 }
 
 /* The firmware's GDT has no task state, which VMX demands of its host: copy it and add one. */
@@ -226,7 +235,8 @@ static uint16_t load_gdt_with_tss(struct gdtr *r)
 	n = (r->limit + 1) / 8;
 	for (uint16_t i = 0; i < n; i++)
 		gdt[i] = ((uint64_t *)r->base)[i];
-	gdt[n] = (sizeof(tss) - 1) | (base & 0xffffff) << 16 | 0x89ul << 40 | (base >> 24 & 0xff) << 56;
+	gdt[n] =
+	    (sizeof(tss) - 1) | (base & 0xffffff) << 16 | 0x89ul << 40 | (base >> 24 & 0xff) << 56;
 	gdt[n + 1] = base >> 32;
 	r->base = (uint64_t)gdt;
 	r->limit = (n + 2) * 8 - 1;
@@ -282,15 +292,17 @@ static void write_controls(void)
 
 	vmwrite(VMCS_PIN_BASED_CTLS, adjust(0, t));
 	vmwrite(VMCS_PROC_BASED_CTLS, adjust(0, t + 1));
-	vmwrite(VMCS_EXIT_CTLS, adjust(1u << 9 | 1u << 21, t + 2));  /* host is 64-bit, load EFER */
-	vmwrite(VMCS_ENTRY_CTLS, adjust(1u << 9 | 1u << 15, t + 3)); /* guest is 64-bit, load EFER */
+	vmwrite(VMCS_EXIT_CTLS, adjust(1u << 9 | 1u << 21, t + 2)); /* host is 64-bit, load EFER */
+	vmwrite(VMCS_ENTRY_CTLS,
+		adjust(1u << 9 | 1u << 15, t + 3)); /* guest is 64-bit, load EFER */
 	vmwrite(VMCS_EXCEPTION_BITMAP, 0);
 	vmwrite(VMCS_LINK_POINTER, ~0ul);
 }
 
 static void write_state(void)
 {
-	uint64_t cr0 = READ_REG("mov %%cr0, %0"), cr3 = READ_REG("mov %%cr3, %0"), cr4 = READ_REG("mov %%cr4, %0");
+	uint64_t cr0 = READ_REG("mov %%cr0, %0"), cr3 = READ_REG("mov %%cr3, %0"),
+		 cr4 = READ_REG("mov %%cr4, %0");
 	uint64_t efer = rdmsr(MSR_IA32_EFER);
 
 	for (int host = 0; host < 2; host++) {
@@ -329,8 +341,13 @@ static const char *check_vmexit(void)
 	else if (!(control & 4))
 		return "VMX is locked off in IA32_FEATURE_CONTROL";
 	__asm__ volatile("cli");
-	__asm__ volatile("mov %0, %%cr0" : : "r"(READ_REG("mov %%cr0, %0") | rdmsr(MSR_IA32_VMX_CR0_FIXED0)));
-	__asm__ volatile("mov %0, %%cr4" : : "r"(READ_REG("mov %%cr4, %0") | rdmsr(MSR_IA32_VMX_CR4_FIXED0) | CR4_VMXE));
+	__asm__ volatile("mov %0, %%cr0"
+			 :
+			 : "r"(READ_REG("mov %%cr0, %0") | rdmsr(MSR_IA32_VMX_CR0_FIXED0)));
+	__asm__ volatile(
+	    "mov %0, %%cr4"
+	    :
+	    : "r"(READ_REG("mov %%cr4, %0") | rdmsr(MSR_IA32_VMX_CR4_FIXED0) | CR4_VMXE));
 	tr = load_gdt_with_tss(&g);
 	*(uint32_t *)vmxon_region = *(uint32_t *)vmcs_region = (uint32_t)rdmsr(MSR_IA32_VMX_BASIC);
 	if (vmx_region(&on, 0))
@@ -362,12 +379,14 @@ EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *system)
 	(void)image;
 	uart_init();
 	print("selfcheck: alive\r\n");
-	print(check_idiv() ? "selfcheck: idiv ok\r\n" : "selfcheck: idiv BROKEN: 64-bit signed division is wrong\r\n");
+	print(check_idiv() ? "selfcheck: idiv ok\r\n"
+			   : "selfcheck: idiv BROKEN: 64-bit signed division is wrong\r\n");
 	why = check_vmexit();
 	print(why ? "selfcheck: vmexit BROKEN: " : "selfcheck: vmexit ok");
 	print(why ? why : "");
 	print("\r\nselfcheck: done\r\n");
-	uefi_call_wrapper(system->RuntimeServices->ResetSystem, 4, EfiResetShutdown, EFI_SUCCESS, 0, NULL);
+	uefi_call_wrapper(system->RuntimeServices->ResetSystem, 4, EfiResetShutdown, EFI_SUCCESS, 0,
+			  NULL);
 	for (;;)
 		__asm__ volatile("hlt");
 }
