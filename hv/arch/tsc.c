@@ -56,8 +56,8 @@ static u64 pit_hz(void)
 
 	outb(0x61, (inb(0x61) & ~2) | 1);
 	outb(0x43, 0xb0);
-	outb(0x42, count);
-	outb(0x42, count >> 8);
+	outb(0x42, (u8)count);
+	outb(0x42, (u8)(count >> 8));
 	tsc = rdtsc_ordered();
 	for (u32 i = 0; i < 10000000; i++)
 		if (inb(0x61) & 0x20)

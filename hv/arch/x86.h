@@ -145,7 +145,7 @@ static inline void wrmsr(u32 msr, u64 val)
 }
 
 /* An instruction at 1b that takes #GP continues at 3f instead; see cpu_fixup(). */
-#define EX_FIXUP ".pushsection .ex_table,\"a\"\n.long 1b - ., 3f - .\n.popsection\n"
+#define EX_FIXUP ".pushsection .ex_table,\"a\"\n.long 1b - ., 3b - .\n.popsection\n"
 
 /* 0, or -E_UNSUPPORTED where RDMSR takes #GP (*val is then 0). */
 static inline int __must_check rdmsr_safe(u32 msr, u64 *val)

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: MIT */
+/* The firmware phase: read everything, leave boot services, enter the hypervisor. */
+#include "boot/boot.h"
+#include "hv/arch/cpu.h"
+#include "hv/arch/x86.h"
+
+#include <string.h>
+
+EFI_SYSTEM_TABLE *boot_st;
+extern u8 ImageBase[], _end[];
+static struct boot_info boot_info;
+
+EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *st);
+
+/* Days since 1970-01-01 of a Gregorian date. */
+static u64 days_from_date(u32 year, u32 month, u32 day)
+{
+	/* Counting from March puts the leap day at the end of the year. */
+	u32 y = month <= 2 ? year - 1 : year, m = month <= 2 ? month + 9 : month - 3;
+
+	return 365ull * y + y / 4 - y / 100 + y / 400 + (m * 153 + 2) / 5 + day - 1 - 719468;
+}
+
+static void read_clock(struct boot_info *bi)
+{
+	EFI_TIME t;
+
+	bi->tsc_at_wall = rdtsc();
+	if (EFI_ERROR(boot_st->RuntimeServices->GetTime(&t, NULL)) || t.Year < 1970 || t.Month < 1 || t.Month > 12 ||
+	    t.Day < 1 || t.Day > 31) {
+		boot_say("Firmware has no valid clock; certificates cannot be checked for age. Set date and time in firmware set-up.");
+		return;
+	}
+	bi->tsc_at_wall = rdtsc();
+	bi->wall_seconds = days_from_date(t.Year, t.Month, t.Day) * 86400 + t.Hour * 3600 + t.Minute * 60 + t.Second;
+	/* UEFI, "GetTime()": local time = UTC - TimeZone (minutes); 2047 = unspecified, taken as UTC. */
+	if (t.TimeZone != 2047)
+		bi->wall_seconds += t.TimeZone * 60;
+}
+
+static void find_rsdp(struct boot_info *bi)
+{
+	static const EFI_GUID acpi20 = ACPI_20_TABLE_GUID, acpi10 = ACPI_TABLE_GUID;
+	u64 old = 0;
+
+	for (UINTN i = 0; i < boot_st->NumberOfTableEntries; i++) {
+		EFI_CONFIGURATION_TABLE *t = &boot_st->ConfigurationTable[i];
+
+		if (!memcmp(&t->VendorGuid, &acpi20, sizeof(acpi20)))
+			bi->rsdp = (uintptr_t)t->VendorTable;
+		if (!memcmp(&t->VendorGuid, &acpi10, sizeof(acpi10)))
+			old = (uintptr_t)t->VendorTable;
+	}
+	if (!bi->rsdp)
+		bi->rsdp = old;
+}
+
+static void say_cpu(void)
+{
+	struct host_caps caps;
+
+	cpu_check(&caps);
+	boot_say("CPU: %s", caps.cpu_name);
+	if (caps.usable) {
+		boot_say("VT-x: usable");
+		return;
+	}
+	boot_say("VT-x: NOT usable, no guest can run on this machine. Missing:");
+	for (u32 i = 0; i < caps.n_missing; i++)
+		boot_say("  - %s", caps.missing[i]);
+	boot_say("%s", caps.remedy);
+}
+
+static __noreturn void enter(struct boot_info *bi)
+{
+	__asm__ volatile("mov %0, %%rsp\n\txor %%ebp, %%ebp\n\tcall *%2\n\tud2"
+		: : "r"(cpu_main_stack_top()), "D"(bi), "r"(hv_main) : "memory");
+	__builtin_unreachable();
+}
+
+EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *st)
+{
+	struct boot_info *bi = &boot_info;
+	u64 firmware_fs;
+
+	bi->tsc_at_entry = rdtsc();
+	boot_st = st;
+	/* The C library finds its thread block through FS; firmware neither uses nor changes it. */
+	firmware_fs = rdmsr(MSR_IA32_FS_BASE);
+	wrmsr(MSR_IA32_FS_BASE, cpu_fs_base());
+	st->BootServices->SetWatchdogTimer(0, 0, 0, NULL);
+
+	boot_say("Godwit hypervisor");
+	bi->image_start = (uintptr_t)ImageBase;
+	bi->image_end = (uintptr_t)_end;
+	bi->boot_bytes = bi->image_end - bi->image_start;
+	say_cpu();
+	read_clock(bi);
+	find_rsdp(bi);
+	boot_files_load(image, bi);
+	if (!boot_memory_prepare(bi)) {
+		boot_say("Not enough memory to start Godwit. Use a machine with more memory, or smaller guest images.");
+		wrmsr(MSR_IA32_FS_BASE, firmware_fs);
+		return EFI_OUT_OF_RESOURCES;
+	}
+	boot_say("Leaving firmware; the log goes on at the serial port (COM1, 115200 8N1).");
+	if (!boot_memory_exit(image, bi)) {
+		boot_say("Firmware refused ExitBootServices. Update the firmware, or disable devices that are not needed.");
+		wrmsr(MSR_IA32_FS_BASE, firmware_fs);
+		return EFI_ABORTED;
+	}
+	cpu_cli();
+	enter(bi);
+}

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: MIT
+# The firmware phase, and the link of every EFI image.
+# Included by the top Makefile, which sets CC, BASE_CFLAGS, HV_CFLAGS, LIB_CFLAGS, MUSL_LIB, BUILD, DEPS and OBJS.
+GNUEFI := $(DEPS)/gnu-efi
+BOOT_CFLAGS = $(HV_CFLAGS) -isystem $(GNUEFI)/inc -isystem $(GNUEFI)/inc/x86_64 -DGNU_EFI_USE_MS_ABI
+INIH_CFLAGS := -I$(DEPS)/inih
+BOOT_BASE_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out %_test.c boot/selftest.c,$(wildcard boot/*.c)))
+BOOT_OBJS := $(BOOT_BASE_OBJS) $(BUILD)/obj/gnuefi/crt0.o $(BUILD)/obj/gnuefi/reloc.o
+
+$(BUILD)/obj/boot/%.o: boot/%.c
+	@mkdir -p $(@D)
+	$(CC) $(BOOT_CFLAGS) -c $< -o $@
+$(BUILD)/obj/gnuefi/crt0.o: $(GNUEFI)/gnuefi/crt0-efi-x86_64.S
+	@mkdir -p $(@D)
+	$(CC) $(LIB_CFLAGS) -c $< -o $@
+# crt0 calls _relocate by name: it must not be hidden away, and runs before anything else is set up.
+$(BUILD)/obj/gnuefi/reloc.o: $(GNUEFI)/gnuefi/reloc_x86_64.c
+	@mkdir -p $(@D)
+	$(CC) $(LIB_CFLAGS) -mgeneral-regs-only -I$(GNUEFI)/inc -I$(GNUEFI)/inc/x86_64 -I$(GNUEFI)/inc/protocol \
+		-DGNU_EFI_USE_MS_ABI -c $< -o $@
+
+EFI_LDFLAGS := -nostdlib -pie --no-dynamic-linker -Bsymbolic -z nocombreloc -z noexecstack -z norelro -z text \
+	--gc-sections --orphan-handling=error --build-id=none -T linker.ld
+EFI_LIBGCC = $(shell $(CC) -print-libgcc-file-name)
+EFI_SECTIONS := .text .rodata .relro .dynamic .rela .dynsym .dynstr .hash .reloc .data .bss
+
+# A relocation of any kind but RELATIVE would be skipped by crt0 without a word, so it is an error here.
+define EFI_LINK
+ld $(EFI_LDFLAGS) -Map $(@:.efi=.map) -o $(@:.efi=.elf) $(filter %.o,$^) --start-group $(MUSL_LIB) $(EFI_LIBGCC) --end-group
+@! readelf -rW $(@:.efi=.elf) | grep R_X86_64 | grep -v R_X86_64_RELATIVE || { echo "$@: relocation that crt0 cannot do"; exit 1; }
+objcopy $(EFI_SECTIONS:%=-j %) --target=efi-app-x86_64 --subsystem=10 $(@:.efi=.elf) $@
+endef
+
+.PHONY: godwit.efi
+godwit.efi: $(BUILD)/godwit.efi
+$(BUILD)/godwit.efi: $(OBJS) linker.ld
+	$(EFI_LINK)
+
+# The firmware phase and the machine layer alone, with a self-test in place of hv/main.c.
+SELFTEST_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out %_test.c,hv/config.c hv/mm/frame.c boot/selftest.c \
+	$(wildcard hv/lib/*.c hv/arch/*.c drivers/uart/*.c))) $(patsubst %.S,$(BUILD)/obj/%.o,$(wildcard hv/arch/*.S))
+$(BUILD)/selftest.efi: $(SELFTEST_OBJS) $(BOOT_OBJS) linker.ld
+	$(EFI_LINK)

@@ -1,0 +1,610 @@
+/* SPDX-License-Identifier: MIT */
+#include "hv/config.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+/* inih is built into this file, so that its settings cannot differ between the two. Own names: no clash with another copy. */
+#define INI_MAX_LINE 1100
+#define INI_ALLOW_MULTILINE 0
+#define INI_ALLOW_INLINE_COMMENTS 0
+#define INI_STOP_ON_FIRST_ERROR 0
+#define ini_parse_stream config_ini_parse_stream
+#define ini_parse_string config_ini_parse_string
+#define ini_parse_file config_ini_parse_file
+#define ini_parse config_ini_parse
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsign-compare"
+#pragma GCC diagnostic ignored "-Wunused-function"
+#include "ini.c"
+#pragma GCC diagnostic pop
+
+#define LINE_MAX_BYTES 1000 /* without the line end; a command line of 511 fits */
+#define SECTION_MAX_BYTES 48 /* inih cuts longer ones */
+#define SKIP "!" /* section whose error is already reported */
+
+enum section { S_NONE, S_HOST, S_NETWORK, S_MIGRATION, S_DEBUG, S_GUEST, S_SKIP };
+
+struct parser {
+	struct config *c;
+	const char *text, *end;
+	u32 line;
+	bool more_errors;
+	enum section section;
+	u32 seen[S_SKIP + 1]; /* bit per key of that section */
+	u32 address_line;
+	bool mode_given;
+	struct guest_config guest; /* the one being read */
+	u32 guest_line;
+	bool guest_open, guest_bad;
+};
+
+struct key {
+	enum section section;
+	const char *name;
+	/* Checks and stores the value. NULL: good; otherwise what is wrong and what to write, after "NAME=VALUE ". */
+	const char *(*set)(struct parser *p, const char *value);
+};
+
+static void complain(struct parser *p, u32 line, const char *fmt, ...) __printf(3, 4);
+
+static void complain(struct parser *p, u32 line, const char *fmt, ...)
+{
+	struct config *c = p->c;
+	struct error *e;
+	int n;
+	va_list ap;
+
+	if (p->section == S_GUEST)
+		p->guest_bad = true;
+	if (c->n_errors == CONFIG_MAX_ERRORS) {
+		if (!p->more_errors) {
+			e = &c->errors[CONFIG_MAX_ERRORS - 1];
+			snprintf(e->text, sizeof(e->text), "godwit.conf line %u and after: more errors. Correct the ones above first.",
+				line);
+		}
+		p->more_errors = true;
+		return;
+	}
+	e = &c->errors[c->n_errors++];
+	e->code = E_INVAL;
+	n = line ? snprintf(e->text, sizeof(e->text), "godwit.conf line %u: ", line) :
+		snprintf(e->text, sizeof(e->text), "godwit.conf: ");
+	va_start(ap, fmt);
+	vsnprintf(e->text + n, sizeof(e->text) - n, fmt, ap);
+	va_end(ap);
+}
+
+/* --- Values --- */
+
+/* Digits, and what follows them in *rest. false: no digit, or too large. */
+static bool number(const char *s, u64 *out, const char **rest)
+{
+	u64 v = 0;
+
+	if (*s < '0' || *s > '9')
+		return false;
+	for (; *s >= '0' && *s <= '9'; s++)
+		if (__builtin_mul_overflow(v, 10, &v) || __builtin_add_overflow(v, (u64)(*s - '0'), &v))
+			return false;
+	*out = v;
+	*rest = s;
+	return true;
+}
+
+static bool plain_number(const char *s, u64 min, u64 max, u64 *out)
+{
+	const char *rest;
+
+	return number(s, out, &rest) && !*rest && *out >= min && *out <= max;
+}
+
+static bool size(const char *s, u64 *out)
+{
+	const char *rest;
+	u64 unit;
+
+	if (!number(s, out, &rest))
+		return false;
+	switch (*rest) {
+	case 'K': case 'k': unit = 1ull << 10; break;
+	case 'M': case 'm': unit = 1ull << 20; break;
+	case 'G': case 'g': unit = 1ull << 30; break;
+	default: return false;
+	}
+	return !rest[1] && !__builtin_mul_overflow(*out, unit, out);
+}
+
+static bool duration_ms(const char *s, u64 *out)
+{
+	const char *rest;
+
+	if (!number(s, out, &rest))
+		return false;
+	if (!strcmp(rest, "ms"))
+		return true;
+	return !strcmp(rest, "s") && !__builtin_mul_overflow(*out, 1000, out);
+}
+
+static bool yes_no(const char *s, bool *out)
+{
+	*out = !strcmp(s, "yes");
+	return *out || !strcmp(s, "no");
+}
+
+static bool ipv4(const char *s, u32 *out, const char **rest)
+{
+	u32 ip = 0;
+
+	for (int i = 0; i < 4; i++) {
+		u64 v;
+
+		if (!number(s, &v, rest) || v > 255 || *rest - s > 3)
+			return false;
+		ip = ip << 8 | v;
+		if (i < 3 && **rest != '.')
+			return false;
+		s = *rest + 1;
+	}
+	*out = ip;
+	return true;
+}
+
+/* Letters, digits, '.', '_' and '-': names that need no quoting anywhere. */
+static bool name_ok(const char *s, size_t max)
+{
+	size_t n = strlen(s);
+
+	for (size_t i = 0; i < n; i++)
+		if (!((s[i] >= 'a' && s[i] <= 'z') || (s[i] >= 'A' && s[i] <= 'Z') || (s[i] >= '0' && s[i] <= '9') ||
+		      strchr("._-", s[i])))
+			return false;
+	return n && n <= max && s[0] != '-' && s[0] != '.';
+}
+
+/* A file below \godwit\: no way up or out, and no character that FAT forbids. */
+static bool file_ok(const char *s, size_t n, size_t max)
+{
+	if (!n || n > max || *s == '/' || s[n - 1] == '/')
+		return false;
+	for (size_t i = 0; i < n; i++) {
+		if (s[i] <= ' ' || s[i] > '~' || strchr("\\:*?\"<>|", s[i]))
+			return false;
+		if (s[i] == '.' && i + 1 < n && s[i + 1] == '.')
+			return false;
+	}
+	return true;
+}
+
+#define BAD_FILE "is not a file name. Name a file in the folder godwit of the boot disk: at most 63 letters, digits, . _ - and /," \
+	" no .. and no spaces"
+#define BAD_YES_NO "is neither yes nor no"
+#define BAD_NAME "is not a good name. Use 1 to 31 letters, digits, . _ or -, beginning with a letter, digit or _"
+
+static const char *set_file(char *to, size_t room, const char *v)
+{
+	if (!file_ok(v, strlen(v), room - 1))
+		return BAD_FILE;
+	strcpy(to, v);
+	return NULL;
+}
+
+/* --- Keys --- */
+
+static const char *set_host_name(struct parser *p, const char *v)
+{
+	if (!name_ok(v, NAME_MAX_LEN - 1))
+		return BAD_NAME;
+	strcpy(p->c->host_name, v);
+	return NULL;
+}
+
+static const char *set_mode(struct parser *p, const char *v)
+{
+	if (strcmp(v, "static") && strcmp(v, "dhcp"))
+		return "is unknown. Write mode=static (with address=) or mode=dhcp";
+	p->c->dhcp = !strcmp(v, "dhcp");
+	p->mode_given = true;
+	return NULL;
+}
+
+static const char *set_address(struct parser *p, const char *v)
+{
+	const char *rest;
+	u32 ip, mask;
+	u64 bits;
+
+	if (!ipv4(v, &ip, &rest) || *rest != '/' || !plain_number(rest + 1, 1, 30, &bits))
+		return "is not an IPv4 address with prefix length. Write it like address=192.168.1.10/24";
+	mask = ~0u << (32 - bits);
+	if (!(ip & ~mask) || (ip & ~mask) == ~mask)
+		return "is the network's own or its broadcast address. Use the address of this host";
+	if (!(ip >> 24) || ip >> 24 == 127 || ip >> 24 >= 224)
+		return "is a reserved address. Use the address of this host";
+	p->c->address = ip;
+	p->c->netmask = mask;
+	p->address_line = p->line;
+	return NULL;
+}
+
+static const char *set_gateway(struct parser *p, const char *v)
+{
+	const char *rest;
+	u32 ip;
+
+	if (!ipv4(v, &ip, &rest) || *rest || !ip || ip >> 24 >= 224)
+		return "is not an IPv4 address. Write it like gateway=192.168.1.1";
+	p->c->gateway = ip;
+	return NULL;
+}
+
+static const char *set_port(struct parser *p, const char *v)
+{
+	u64 n;
+
+	if (!plain_number(v, 1, 65535, &n))
+		return "is not a port. Use 1 to 65535; the default is 4789";
+	p->c->port = n;
+	return NULL;
+}
+
+static const char *set_freeze_budget(struct parser *p, const char *v)
+{
+	u64 n;
+
+	if (!duration_ms(v, &n) || !n || n > 60000)
+		return "is not a duration from 1ms to 60s. Write it like freeze-budget=300ms";
+	p->c->freeze_budget_ms = n;
+	return NULL;
+}
+
+static const char *set_max_rounds(struct parser *p, const char *v)
+{
+	u64 n;
+
+	if (!plain_number(v, 1, 1000, &n))
+		return "is not a number from 1 to 1000";
+	p->c->max_rounds = n;
+	return NULL;
+}
+
+static const char *set_verify(struct parser *p, const char *v)
+{
+	if (strcmp(v, "fold") && strcmp(v, "full"))
+		return "is unknown. Write verify=fold (hashes, the default) or verify=full (both memories are read again)";
+	p->c->verify_full = !strcmp(v, "full");
+	return NULL;
+}
+
+static const char *set_self_migrate(struct parser *p, const char *v)
+{
+	return plain_number(v, 0, ~0ull, &p->c->self_migrate_exits) ? NULL : "is not a number of VM exits. Write 0 for off";
+}
+
+static const char *set_quit_when_idle(struct parser *p, const char *v)
+{
+	return yes_no(v, &p->c->quit_when_idle) ? NULL : BAD_YES_NO;
+}
+
+static const char *set_memory(struct parser *p, const char *v)
+{
+	u64 n;
+
+	if (!size(v, &n))
+		return "is not a size. Write a number with K, M or G, like memory=128M";
+	if (n % PAGE_2M || n < 2 * PAGE_2M || n > 1ull << 40)
+		return "is not possible. Use a multiple of 2M from 4M to 1024G";
+	p->guest.memory_bytes = n;
+	return NULL;
+}
+
+static const char *set_vcpus(struct parser *p, const char *v)
+{
+	return plain_number(v, 1, 1, &(u64){ 0 }) ? NULL : "is not possible. This version runs guests with vcpus=1";
+}
+
+static const char *set_kernel(struct parser *p, const char *v)
+{
+	return set_file(p->guest.kernel, sizeof(p->guest.kernel), v);
+}
+
+static const char *set_initrd(struct parser *p, const char *v)
+{
+	return set_file(p->guest.initrd, sizeof(p->guest.initrd), v);
+}
+
+static const char *set_cmdline(struct parser *p, const char *v)
+{
+	if (strlen(v) >= sizeof(p->guest.cmdline))
+		return "is too long. A command line has at most 511 characters";
+	strcpy(p->guest.cmdline, v);
+	return NULL;
+}
+
+static const char *set_autostart(struct parser *p, const char *v)
+{
+	return yes_no(v, &p->guest.autostart) ? NULL : BAD_YES_NO;
+}
+
+static const char *set_debug_exit(struct parser *p, const char *v)
+{
+	return yes_no(v, &p->guest.debug_exit) ? NULL : BAD_YES_NO;
+}
+
+static const char *set_os(struct parser *p, const char *v)
+{
+	if (strcmp(v, "linux") && strcmp(v, "multiboot") && strcmp(v, "other"))
+		return "is unknown. Write os=linux, os=multiboot or os=other";
+	strcpy(p->guest.os_type, v);
+	return NULL;
+}
+
+static const char *set_module(struct parser *p, const char *v)
+{
+	struct guest_config *g = &p->guest;
+
+	if (g->n_modules == CONFIG_MAX_MODULES)
+		return "is one module too many. A guest has at most 4";
+	if (!file_ok(v, strcspn(v, " "), sizeof(g->kernel) - 1))
+		return BAD_FILE;
+	if (strlen(v) >= sizeof(g->modules[0]))
+		return "is too long. File and arguments have at most 127 characters";
+	strcpy(g->modules[g->n_modules++], v);
+	return NULL;
+}
+
+static const char *set_console(struct parser *p, const char *v)
+{
+	if (strcmp(v, "serial") && strcmp(v, "none"))
+		return "is unknown. Write console=serial (copied to the host's COM1) or console=none";
+	p->guest.console_serial = !strcmp(v, "serial");
+	return NULL;
+}
+
+static const struct key keys[] = {
+	{ S_HOST, "name", set_host_name },
+	{ S_NETWORK, "mode", set_mode },
+	{ S_NETWORK, "address", set_address },
+	{ S_NETWORK, "gateway", set_gateway },
+	{ S_NETWORK, "port", set_port },
+	{ S_MIGRATION, "freeze-budget", set_freeze_budget },
+	{ S_MIGRATION, "max-rounds", set_max_rounds },
+	{ S_MIGRATION, "verify", set_verify },
+	{ S_DEBUG, "self-migrate-exits", set_self_migrate },
+	{ S_DEBUG, "quit-when-idle", set_quit_when_idle },
+	{ S_GUEST, "memory", set_memory },
+	{ S_GUEST, "vcpus", set_vcpus },
+	{ S_GUEST, "kernel", set_kernel },
+	{ S_GUEST, "initrd", set_initrd },
+	{ S_GUEST, "cmdline", set_cmdline },
+	{ S_GUEST, "autostart", set_autostart },
+	{ S_GUEST, "debug-exit", set_debug_exit },
+	{ S_GUEST, "os", set_os },
+	{ S_GUEST, "module", set_module },
+	{ S_GUEST, "console", set_console },
+};
+
+static const char *const section_names[] = { [S_HOST] = "host", [S_NETWORK] = "network", [S_MIGRATION] = "migration",
+	[S_DEBUG] = "debug" };
+
+/* --- Sections --- */
+
+static void guest_end(struct parser *p)
+{
+	struct config *c = p->c;
+
+	if (!p->guest_open)
+		return;
+	p->section = S_GUEST;
+	if (!p->guest_bad && !p->guest.kernel[0])
+		complain(p, p->guest_line, "[guest %s] has no kernel=. Name the file to boot, like kernel=vmlinuz", p->guest.name);
+	if (!p->guest_bad)
+		c->guests[c->n_guests++] = p->guest;
+	p->guest_open = false;
+}
+
+static void guest_begin(struct parser *p, const char *name)
+{
+	struct config *c = p->c;
+
+	p->section = S_SKIP;
+	if (!name_ok(name, NAME_MAX_LEN - 1)) {
+		complain(p, p->line, "[guest %.40s]: the name " BAD_NAME, name);
+		return;
+	}
+	/* A guest that was left out for an error counts as well, but then its own error is the one to read. */
+	for (u32 i = 0; i < c->n_guests; i++)
+		if (!strcmp(c->guests[i].name, name)) {
+			complain(p, p->line, "[guest %s] is there twice. Give each guest a name of its own", name);
+			return;
+		}
+	if (c->n_guests == CONFIG_MAX_GUESTS) {
+		complain(p, p->line, "[guest %s] is one guest too many. A host has at most %u", name, CONFIG_MAX_GUESTS);
+		return;
+	}
+	p->section = S_GUEST;
+	p->seen[S_GUEST] = 0;
+	p->guest = (struct guest_config){ .memory_bytes = 128ull << 20, .vcpus = 1, .os_type = "other" };
+	strcpy(p->guest.name, name);
+	p->guest_line = p->line;
+	p->guest_open = true;
+	p->guest_bad = false;
+}
+
+/* A "[name]" line; false: its keys are to be skipped, the error is reported. */
+static bool section_begin(struct parser *p, const char *name)
+{
+	guest_end(p);
+	p->section = S_SKIP;
+	for (u32 i = S_HOST; i < ARRAY_SIZE(section_names); i++)
+		if (!strcmp(name, section_names[i])) {
+			p->section = i;
+			return true;
+		}
+	if (!strncmp(name, "guest ", 6)) {
+		guest_begin(p, name + 6 + strspn(name + 6, " "));
+		return p->section == S_GUEST;
+	}
+	complain(p, p->line, "section [%.40s] is unknown. There are [host], [network], [migration], [debug] and [guest NAME]", name);
+	return false;
+}
+
+static int handle(void *user, const char *section, const char *name, const char *value)
+{
+	struct parser *p = user;
+	const struct key *k = keys;
+	const char *wrong;
+	u32 bit;
+
+	if (p->section == S_SKIP)
+		return 1;
+	if (p->section == S_NONE) {
+		complain(p, p->line, "%.40s= stands before any section. Begin with [host]", name);
+		return 0;
+	}
+	while (k < keys + ARRAY_SIZE(keys) && (k->section != p->section || strcmp(k->name, name)))
+		k++;
+	if (k == keys + ARRAY_SIZE(keys)) {
+		char known[200] = "";
+		size_t n = 0;
+
+		for (k = keys; k < keys + ARRAY_SIZE(keys); k++)
+			if (k->section == p->section)
+				n += snprintf(known + n, sizeof(known) - n, "%s%s", n ? ", " : "", k->name);
+		complain(p, p->line, "[%s] has no key %.40s. It knows %s", section, name, known);
+		return 0;
+	}
+	bit = 1u << (k - keys);
+	if (p->seen[p->section] & bit && k->set != set_module) {
+		complain(p, p->line, "[%s] %s= is there twice. Remove one", section, name);
+		return 0;
+	}
+	p->seen[p->section] |= bit;
+	wrong = *value ? k->set(p, value) : "has no value. Write one, or remove the line";
+	if (wrong) {
+		complain(p, p->line, "[%s] %s=%.40s%s %s", section, name, value, strlen(value) > 40 ? "..." : "", wrong);
+		return 0;
+	}
+	return 1;
+}
+
+/* --- Lines --- */
+
+/* Checks one line (len bytes without its end). Returns what inih shall see in its place, NULL: the line itself. */
+static const char *check_line(struct parser *p, const char *s, size_t len)
+{
+	char name[SECTION_MAX_BYTES + 1];
+	const char *close;
+	size_t skip = 0;
+
+	if (p->line == 1 && len >= 3 && !memcmp(s, "\xef\xbb\xbf", 3))
+		skip = 3;
+	while (skip < len && (s[skip] == ' ' || s[skip] == '\t'))
+		skip++;
+	s += skip;
+	len -= skip;
+	for (size_t i = 0; i < len; i++)
+		if (!s[i]) {
+			complain(p, p->line, "binary data (a NUL byte). Write the file as plain text");
+			return *s == '[' ? "[" SKIP "]\n" : ";\n";
+		}
+	if (!len || *s == ';' || *s == '#')
+		return ";\n"; /* comments may hold anything, also long lines */
+	for (size_t i = 0; i < len; i++)
+		if ((s[i] < ' ' && s[i] != '\t') || s[i] > '~' || s[i] < 0) {
+			complain(p, p->line, "character %#04x is not plain ASCII text. Only comments may have it", (u8)s[i]);
+			goto bad;
+		}
+	if (len > LINE_MAX_BYTES) {
+		complain(p, p->line, "the line is too long (%zu characters). At most %u are possible", len, LINE_MAX_BYTES);
+		goto bad;
+	}
+	if (*s != '[') {
+		if (!memchr(s, '=', len) && !memchr(s, ':', len)) {
+			if (p->section != S_SKIP)
+				complain(p, p->line, "\"%.*s\" is neither [section] nor key=value. Correct or remove it",
+					(int)MIN(len, (size_t)40), s);
+			goto bad;
+		}
+		return NULL;
+	}
+	close = memchr(s, ']', len);
+	if (!close || close != s + len - 1 || (size_t)(close - s) > SECTION_MAX_BYTES) {
+		complain(p, p->line, "%s. Write it like [host] or [guest web], at most %u characters",
+			!close ? "the section has no ]" : close != s + len - 1 ? "text after the section's ]" :
+			"the section's name is too long", SECTION_MAX_BYTES);
+		goto bad;
+	}
+	memcpy(name, s + 1, close - s - 1);
+	name[close - s - 1] = 0;
+	return section_begin(p, name) ? NULL : "[" SKIP "]\n";
+bad:
+	if (*s != '[')
+		return ";\n";
+	/* Its keys must not land in the section before. */
+	guest_end(p);
+	p->section = S_SKIP;
+	return "[" SKIP "]\n";
+}
+
+/* ini_reader: the next line. */
+static char *next_line(char *to, int room, void *stream)
+{
+	struct parser *p = stream;
+	const char *s = p->text, *end, *instead;
+	size_t len;
+
+	if (s == p->end)
+		return NULL;
+	p->line++;
+	end = memchr(s, '\n', p->end - s);
+	if (!end)
+		end = p->end;
+	p->text = end < p->end ? end + 1 : end;
+	len = end - s;
+	while (len && (s[len - 1] == '\r' || s[len - 1] == ' ' || s[len - 1] == '\t'))
+		len--;
+	instead = check_line(p, s, len);
+	if (instead) {
+		strcpy(to, instead);
+		return to;
+	}
+	BUG_ON(len + 2 > (size_t)room && len > LINE_MAX_BYTES + 100);
+	len = MIN(len, (size_t)room - 2); /* leading blanks do not count above */
+	memcpy(to, s, len);
+	strcpy(to + len, "\n");
+	return to;
+}
+
+void config_parse(struct config *c, const char *text, size_t len)
+{
+	struct parser p = { .c = c, .text = text, .end = text + len };
+
+	memset(c, 0, sizeof(*c));
+	strcpy(c->host_name, "unnamed");
+	c->dhcp = true;
+	c->port = 4789;
+	c->freeze_budget_ms = 300;
+	c->max_rounds = 30;
+	(void)config_ini_parse_stream(next_line, &p, handle, &p);
+	guest_end(&p);
+
+	p.section = S_NONE;
+	if (!p.seen[S_HOST])
+		complain(&p, 0, "[host] name= is missing. Give this host the name that its certificate has, like name=a");
+	if (!p.mode_given && c->address)
+		c->dhcp = false;
+	if (!c->dhcp && !c->address) {
+		complain(&p, 0, "[network] mode=static needs address=. Write it like address=192.168.1.10/24; DHCP is used instead");
+		c->dhcp = true;
+	}
+	if (c->dhcp && c->address) {
+		complain(&p, p.address_line, "[network] address= does not go with mode=dhcp. Remove one; DHCP is used");
+		c->address = c->netmask = c->gateway = 0;
+	}
+	if (!c->dhcp && c->gateway && ((c->gateway ^ c->address) & c->netmask || c->gateway == c->address)) {
+		complain(&p, 0, "[network] gateway= is not another address of the network that address= names; no gateway is used");
+		c->gateway = 0;
+	}
+}
