@@ -2,6 +2,7 @@
 /* A virtual CPU and its run loop. Invariant: at the top of the loop all guest state is in the VMCS, in
  * struct vcpu_state, or in device state; a vCPU pauses only there. */
 #pragma once
+#include "hv/vm/emulate.h"
 #include "hv/vm/vcpu_state.h"
 #include "hv/vm/vm.h"
 
@@ -20,6 +21,7 @@ struct vcpu {
 	u32 proc_ctls;            /* as last written */
 	u64 tsc_offset;           /* as last written */
 	bool irq_check;           /* see vcpu_irq_check() */
+	struct emu_cache emu_cache;
 	u64 exit_counts[80];
 	u64 run_tsc;              /* host ticks spent in the guest */
 };
