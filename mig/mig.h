@@ -29,6 +29,8 @@ struct mig_info {
 	struct error error;
 };
 
+/* Once, before anything else: this host's name, as in its certificate. Fresh start: earlier moves are forgotten. */
+void mig_init(const char *host_name);
 /* Starts moving vm away. 0: accepted, progress by mig_query. */
 int mig_start(struct vm *vm, const struct mig_params *p, struct error *e) __must_check;
 /* Asks to give up; works in every phase before COMMIT. */

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT */
+/* Who may run which guest: the outcome of every move that came close enough to matter (docs/PROTOCOL.md, "One owner").
+ *
+ * The ledger is in memory. Every call of ledger_set() is a point where a later version writes to stable storage
+ * *before* it returns: LEDGER_GAVE_UP before COMMIT leaves, LEDGER_COMMITTED before the guest runs, LEDGER_ABORTED
+ * before the answer leaves. Until then, a host that restarts has a new boot id and says so instead of guessing. */
+#pragma once
+#include "hv/config.h"
+
+#define LEDGER_ENTRIES 256u
+
+enum ledger_outcome {
+	LEDGER_NONE,
+	LEDGER_PREPARED,   /* target: holds all of the guest, may not run it */
+	LEDGER_COMMITTED,  /* target: took over */
+	LEDGER_ABORTED,    /* target: will never take over by this move */
+	LEDGER_GAVE_UP,    /* source: gave up the right, outcome not known yet */
+	LEDGER_MOVED,      /* source: the target has it */
+	LEDGER_RETURNED,   /* source: the target gave the right back */
+};
+
+/* One attempt to move: id is the source's number for it, unique for ever. epoch is the new owner's. */
+struct ledger_key { char source[NAME_MAX_LEN], guest[NAME_MAX_LEN]; u64 epoch, id; };
+
+struct ledger {
+	struct { struct ledger_key key; enum ledger_outcome outcome; } entries[LEDGER_ENTRIES];
+	u32 next;          /* ring */
+	bool forgot;       /* an entry has been overwritten: "never heard of it" proves nothing any more */
+};
+
+enum ledger_outcome ledger_get(const struct ledger *l, const struct ledger_key *k);
+void ledger_set(struct ledger *l, const struct ledger_key *k, enum ledger_outcome o);

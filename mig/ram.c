@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: MIT */
+#include "mig/ram.h"
+#include "hv/mm/frame.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+int ram_init(struct ram *r, struct vm *vm, u64 todo_words)
+{
+	*r = (struct ram){ .vm = vm, .chunks = guest_gfn_end(vm) >> 9, .todo_words = todo_words };
+	r->hash = heap_calloc(r->chunks, sizeof(*r->hash));
+	if (!r->hash)
+		goto nomem;
+	if (todo_words) {
+		r->todo = heap_calloc(todo_words, sizeof(*r->todo));
+		if (!r->todo)
+			goto nomem;
+	}
+	for (u64 i = 0; i < r->chunks; i++) {
+		if (!guest_page(vm, i << 9))
+			continue;
+		r->hash[i] = frame_alloc();
+		if (!r->hash[i])
+			goto nomem;
+	}
+	return 0;
+nomem:
+	ram_free(r);
+	return -E_NOMEM;
+}
+
+void ram_free(struct ram *r)
+{
+	for (u64 i = 0; r->hash && i < r->chunks; i++)
+		if (r->hash[i])
+			frame_free(r->hash[i]);
+	if (r->hash)
+		heap_free(r->hash);
+	if (r->todo)
+		heap_free(r->todo);
+	*r = (struct ram){ 0 };
+}
+
+void ram_mark_all(struct ram *r)
+{
+	u64 gfn = 0;
+
+	while ((gfn = guest_next_gfn(r->vm, gfn)) != ~0ull && gfn / 64 < r->todo_words) {
+		if (!(r->todo[gfn / 64] & BIT(gfn % 64)))
+			r->todo_pages++;
+		r->todo[gfn / 64] |= BIT(gfn % 64);
+		gfn++;
+	}
+	r->cursor = 0;
+}
+
+void ram_harvest(struct ram *r)
+{
+	r->todo_pages += dirty_harvest(r->vm, r->todo);
+	r->cursor = 0;
+}
+
+u64 ram_take(struct ram *r)
+{
+	for (u64 w = r->cursor / 64; w < r->todo_words; w++) {
+		u64 bits = r->todo[w];
+
+		while (bits) {
+			u64 gfn = w * 64 + (u64)__builtin_ctzll(bits);
+
+			bits &= bits - 1;
+			r->todo[w] = bits;
+			r->todo_pages--;
+			r->cursor = gfn;
+			/* A log may have bits for the hole below 4 GiB. */
+			if (guest_page(r->vm, gfn))
+				return gfn;
+		}
+	}
+	r->cursor = r->todo_words * 64;
+	return ~0ull;
+}
+
+bool ram_is_zero(const void *page)
+{
+	const u64 *p = page;
+	u64 n = PAGE_SIZE / 8;
+	bool zero;
+
+	/* One instruction per word, and most pages differ in the first few. */
+	__asm__("repe scasq" : "+D"(p), "+c"(n), "=@cce"(zero) : "a"(0ull), "m"(*(const u8 (*)[PAGE_SIZE])page));
+	return zero;
+}
+
+u64 ram_hash(const void *page)
+{
+	return XXH3_64bits(page, PAGE_SIZE);
+}
+
+u64 ram_hash_of_zero(void)
+{
+	static const u64 zero[PAGE_SIZE / 8];
+	static u64 hash;
+
+	if (!hash)
+		hash = ram_hash(zero);
+	return hash;
+}
+
+u64 ram_mix(u64 hash, u64 gfn)
+{
+	u64 m = hash ^ (gfn + 1) * 0x9e3779b97f4a7c15ull;
+
+	m = (m ^ m >> 32) * 0xd6e8feb86659fd93ull;
+	m = (m ^ m >> 32) * 0xd6e8feb86659fd93ull;
+	m ^= m >> 32;
+	return m ? m : 1;
+}
+
+static u64 *slot(const struct ram *r, u64 gfn)
+{
+	BUG_ON(gfn >> 9 >= r->chunks || !r->hash[gfn >> 9]);
+	return &r->hash[gfn >> 9][gfn & 511];
+}
+
+bool ram_note(struct ram *r, u64 gfn, u64 hash)
+{
+	u64 *s = slot(r, gfn), old = *s;
+
+	*s = ram_mix(hash, gfn);
+	/* The fold is kept up as pages go, so that the freeze does not pay for it. */
+	r->fold += *s - old;
+	return old != 0;
+}
+
+u64 ram_noted(const struct ram *r, u64 gfn)
+{
+	return *slot(r, gfn);
+}
+
+void ram_verify_start(struct ram *r)
+{
+	r->verify_gfn = r->verify_fold = 0;
+}
+
+int ram_verify_step(struct ram *r, unsigned pages, u64 *bad_gfn)
+{
+	while (pages--) {
+		u64 gfn = guest_next_gfn(r->vm, r->verify_gfn), m;
+		const void *page;
+
+		if (gfn == ~0ull)
+			return 1;
+		page = guest_page(r->vm, gfn);
+		m = ram_mix(ram_is_zero(page) ? ram_hash_of_zero() : ram_hash(page), gfn);
+		if (m != *slot(r, gfn)) {
+			*bad_gfn = gfn;
+			return -E_STATE;
+		}
+		r->verify_fold += m;
+		r->verify_gfn = gfn + 1;
+	}
+	return 0;
+}

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+MIG_CFLAGS := -isystem $(DEPS)/xxhash

@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: MIT */
+#include "mig/session.h"
+#include "hv/lib/clock.h"
+#include "hv/lib/log.h"
+#include "hv/mm/frame.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define SEC 1000000ull
+#define PROGRAM_VERSION "0.1.0"
+
+struct mig_timeouts mig_timeouts = {
+	.connect = 30 * SEC, .precopy = 60 * SEC, .freeze = 30 * SEC, .commit = 30 * SEC, .silence = 120 * SEC,
+	.keepalive = 1 * SEC, .retry_max = 5 * SEC, .linger = 3 * SEC,
+};
+
+static struct mig_host host_default;
+struct mig_host *mig_host = &host_default;
+
+void mig_init(const char *host_name)
+{
+	memset(mig_host, 0, sizeof(*mig_host));
+	snprintf(mig_host->name, sizeof(mig_host->name), "%s", host_name);
+	/* Need not be secret, only different after every start. */
+	mig_host->boot_id = ram_mix(host_tsc(), wall_seconds());
+	/* Not worth doing in the middle of a freeze. */
+	ram_hash_of_zero();
+}
+
+struct mig_session *session_new(bool source, struct stream *stream)
+{
+	struct mig_session *s;
+	unsigned i;
+
+	for (i = 0; i < MIG_MAX_SESSIONS && mig_host->sessions[i]; i++)
+		;
+	if (i == MIG_MAX_SESSIONS)
+		return NULL;
+	s = heap_calloc(1, sizeof(*s));
+	if (!s)
+		return NULL;
+	if (wire_in_init(&s->in) || wire_out_init(&s->out)) {
+		wire_in_free(&s->in);
+		wire_out_free(&s->out);
+		heap_free(s);
+		return NULL;
+	}
+	s->source = source;
+	s->stream = stream;
+	s->started_us = s->step_us = s->moved_us = s->spoke_us = now_us();
+	mig_host->sessions[i] = s;
+	return s;
+}
+
+static void session_free(struct mig_session *s)
+{
+	if (s->stream)
+		stream_close(s->stream);
+	wire_in_free(&s->in);
+	wire_out_free(&s->out);
+	heap_free(s);
+}
+
+struct mig_info *session_info(struct mig_session *s, const char *guest)
+{
+	int best = -1;
+
+	for (unsigned i = 0; i < MIG_HISTORY; i++)
+		if (mig_host->history[i].used && !strcmp(mig_host->history[i].info.guest, guest)) {
+			if (mig_host->history[i].live)
+				return NULL;
+			best = (int)i;
+			break;
+		}
+	/* Otherwise a free one, or the one that ended longest ago. */
+	for (unsigned i = 0; best < 0 && i < MIG_HISTORY; i++)
+		if (!mig_host->history[i].used)
+			best = (int)i;
+	if (best < 0)
+		for (unsigned i = 0; i < MIG_HISTORY; i++)
+			if (!mig_host->history[i].live &&
+			    (best < 0 || mig_host->history[i].seq < mig_host->history[best].seq))
+				best = (int)i;
+	if (best < 0)
+		return NULL;
+	memset(&mig_host->history[best], 0, sizeof(mig_host->history[best]));
+	mig_host->history[best].used = mig_host->history[best].live = true;
+	mig_host->history[best].seq = ++mig_host->history_seq;
+	s->info = &mig_host->history[best].info;
+	snprintf(s->info->guest, sizeof(s->info->guest), "%s", guest);
+	snprintf(s->info->peer, sizeof(s->info->peer), "%s", s->peer);
+	s->info->role = s->source ? "source" : "target";
+	s->info->status = "none";
+	s->info->phase = "check";
+	return s->info;
+}
+
+static void session_figures(struct mig_session *s)
+{
+	struct mig_info *i = s->info;
+
+	if (!i)
+		return;
+	i->total_us = now_us() - s->started_us;
+	if (s->stream)
+		i->transferred = s->source ? s->stream->wire_out : s->stream->wire_in;
+	if (s->ram_ready)
+		i->hash = s->ram.fold;
+	if (i->total_us)
+		i->mbps = i->transferred * 8 / i->total_us;
+	if (s->source && s->ram_ready)
+		i->remaining = s->ram.todo_pages * PAGE_SIZE;
+}
+
+void session_set(struct mig_session *s, enum mig_step step, const char *status, const char *phase)
+{
+	s->step = step;
+	s->step_us = s->moved_us = now_us();
+	if (!s->info)
+		return;
+	session_figures(s);
+	if (s->info->status == status && s->info->phase == phase)
+		return;
+	s->info->status = status;
+	s->info->phase = phase;
+	mig_changed(s->info);
+}
+
+void session_end(struct mig_session *s)
+{
+	if (s->ram_ready)
+		ram_free(&s->ram);
+	s->ram_ready = false;
+	if (s->state)
+		frame_free_n(s->state, MIG_STATE_PAGES);
+	s->state = NULL;
+	if (s->vm)
+		s->vm->mig = NULL;
+	s->vm = NULL;
+	for (unsigned i = 0; i < MIG_HISTORY; i++)
+		if (s->info == &mig_host->history[i].info)
+			mig_host->history[i].live = false;
+	s->info = NULL;
+	s->step = MIG_LINGER;
+	s->step_us = now_us();
+}
+
+int session_send_text(struct mig_session *s, enum wire_type type, const char *text)
+{
+	wire_put_str(wire_begin(&s->out, type), text);
+	return wire_end(&s->out);
+}
+
+int session_send_hello(struct mig_session *s)
+{
+	struct wire_writer *w = wire_begin(&s->out, WIRE_HELLO);
+
+	wire_put_u64(w, WIRE_MAGIC);
+	wire_put_u32(w, WIRE_VERSION);
+	wire_put_u32(w, 0);
+	wire_put_u64(w, 0); /* features: none defined yet */
+	wire_put_u64(w, mig_host->boot_id);
+	wire_put_str(w, PROGRAM_VERSION);
+	wire_put_str(w, mig_host->name);
+	return wire_end(&s->out);
+}
+
+int session_check_hello(struct mig_session *s, struct wire_reader *r, struct error *e)
+{
+	u64 magic = wire_u64(r);
+	u32 version = wire_u32(r);
+	char program[32], host[NAME_MAX_LEN];
+
+	if (r->bad || magic != WIRE_MAGIC)
+		return error_set(e, E_PROTO, "%s does not speak Godwit's migration protocol", s->stream->peer_addr);
+	if (version != WIRE_VERSION)
+		return error_set(e, E_UNSUPPORTED,
+				 "host %s speaks migration protocol %u, this host %u: run the same version of Godwit on both",
+				 s->stream->peer_name, version, WIRE_VERSION);
+	wire_u32(r);
+	wire_u64(r);
+	s->peer_boot = wire_u64(r);
+	wire_str(r, program, sizeof(program));
+	wire_str(r, host, sizeof(host));
+	if (!wire_done(r))
+		return error_set(e, E_PROTO, "host %s sent a malformed HELLO", s->stream->peer_name);
+	if (strcmp(host, s->stream->peer_name))
+		return error_set(e, E_AUTH, "the host at %s calls itself %s, but its certificate says %s: correct name= in its "
+				 "godwit.conf", s->stream->peer_addr, host, s->stream->peer_name);
+	return 0;
+}
+
+int session_flush(struct mig_session *s, struct error *e)
+{
+	int n = wire_flush(&s->out, s->stream);
+
+	if (n < 0)
+		return error_set(e, (enum err)-n, "%s", s->stream->error.code ? s->stream->error.text
+								: "the connection was closed");
+	if (n > 0)
+		s->moved_us = s->spoke_us = now_us();
+	return n;
+}
+
+void session_keepalive(struct mig_session *s)
+{
+	if (now_us() - s->spoke_us < mig_timeouts.keepalive || !wire_out_empty(&s->out))
+		return;
+	s->spoke_us = now_us();
+	wire_begin(&s->out, WIRE_KEEPALIVE);
+	if (wire_end(&s->out))
+		return;
+}
+
+int session_peer_text(struct mig_session *s, struct wire_reader *r, const char *what, struct error *e)
+{
+	char text[WIRE_MAX_TEXT];
+
+	wire_text(r, text, sizeof(text));
+	return error_set(e, E_STATE, "host %s %s: %.240s", s->peer, what, text[0] ? text : "it gave no reason");
+}
+
+static bool same_move(const struct mig_session *s, const struct ledger_key *k)
+{
+	return s->vm && !s->source && s->key.id == k->id && s->key.epoch == k->epoch && !strcmp(s->key.guest, k->guest) &&
+	       !strcmp(s->key.source, k->source);
+}
+
+struct mig_session *session_find(const struct ledger_key *k)
+{
+	for (unsigned i = 0; i < MIG_MAX_SESSIONS; i++)
+		if (mig_host->sessions[i] && same_move(mig_host->sessions[i], k))
+			return mig_host->sessions[i];
+	return NULL;
+}
+
+struct mig_session *session_find_incoming(const char *guest, const char *source)
+{
+	for (unsigned i = 0; i < MIG_MAX_SESSIONS; i++) {
+		struct mig_session *s = mig_host->sessions[i];
+
+		if (s && s->vm && !s->source && !strcmp(s->key.guest, guest) && !strcmp(s->peer, source))
+			return s;
+	}
+	return NULL;
+}
+
+/* Last words go out; what still comes in is thrown away, so that the peer's TCP does not reset before it has read them. */
+static bool linger_poll(struct mig_session *s)
+{
+	int n = 0;
+
+	if (s->stream && !s->stream->error.code && !stream_connecting(s->stream) &&
+	    now_us() - s->step_us < mig_timeouts.linger) {
+		n = wire_flush(&s->out, s->stream);
+		if (n >= 0)
+			n = stream_read(s->stream, s->in.buf, WIRE_MAX_PAYLOAD);
+		if (n >= 0)
+			return n > 0;
+	}
+	s->step = MIG_ENDED;
+	return true;
+}
+
+bool mig_poll(void)
+{
+	bool any = false;
+
+	for (unsigned i = 0; i < MIG_MAX_SESSIONS; i++) {
+		struct mig_session *s = mig_host->sessions[i];
+		u64 t0;
+		bool did;
+
+		if (!s)
+			continue;
+		t0 = host_tsc();
+		if (s->step == MIG_LINGER)
+			did = linger_poll(s);
+		else
+			did = s->source ? source_poll(s) : target_poll(s);
+		any |= did;
+		if (did && s->info) {
+			s->info->busy_ticks += host_tsc() - t0;
+			session_figures(s);
+		}
+		if (s->step == MIG_ENDED) {
+			mig_host->sessions[i] = NULL;
+			session_free(s);
+		}
+	}
+	return any;
+}
+
+int mig_query(const char *guest, struct mig_info *out)
+{
+	for (unsigned i = 0; i < MIG_HISTORY; i++)
+		if (mig_host->history[i].used && !strcmp(mig_host->history[i].info.guest, guest)) {
+			*out = mig_host->history[i].info;
+			return 0;
+		}
+	return -E_NOENT;
+}
+
+int mig_cancel(struct vm *vm, struct error *e)
+{
+	struct mig_session *s = vm->mig;
+
+	if (!s)
+		return error_set(e, E_STATE, "guest %s is not being moved", vm->config.name);
+	if (s->gave_up)
+		return error_set(e, E_STATE, "host %s has been told to take guest %s over: too late to cancel, its answer decides",
+				 s->peer, vm->config.name);
+	if (s->cancel)
+		return 0;
+	s->cancel = true;
+	session_set(s, s->step, "cancelling", s->info->phase);
+	return 0;
+}
+
+void mig_accept(struct stream *stream)
+{
+	struct mig_session *s;
+
+	if (strcmp(stream->peer_role, "host")) {
+		log_warn("mig", "%s: %s has role '%s', migration needs role 'host': refused", stream->peer_addr,
+			 stream->peer_name, stream->peer_role);
+		stream_close(stream);
+		return;
+	}
+	s = session_new(false, stream);
+	if (!s) {
+		log_warn("mig", "%s: too many moves at a time, host %s is refused", stream->peer_addr, stream->peer_name);
+		stream_close(stream);
+		return;
+	}
+	snprintf(s->peer, sizeof(s->peer), "%s", stream->peer_name);
+	s->step = TGT_HELLO;
+}

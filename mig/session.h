@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT */
+/* What both ends of a move share. Private to mig/. */
+#pragma once
+#include "mig/ledger.h"
+#include "mig/mig.h"
+#include "mig/ram.h"
+#include "mig/state.h"
+#include "mig/wire.h"
+
+#define MIG_MAX_SESSIONS 8u
+#define MIG_HISTORY (2u * VM_MAX)
+#define MIG_POLL_BYTES (256u << 10)   /* page bytes handled in one poll of one session */
+#define MIG_STATE_PAGES (STATE_MAX_BYTES / PAGE_SIZE)
+
+/* Microseconds. The guest is frozen only in freeze and commit; after `commit` the source asks over a new connection. */
+struct mig_timeouts {
+	u64 connect;    /* TCP, TLS, HELLO, CONFIG to READY */
+	u64 precopy;    /* no byte taken or received for so long */
+	u64 freeze;     /* the same, guest stopped, until PREPARED */
+	u64 commit;     /* COMMIT to COMMITTED, or PREPARED to COMMIT on the target */
+	u64 silence;    /* target: nothing from the source */
+	u64 keepalive;  /* busy with something long: say so this often */
+	u64 retry_max;  /* longest wait between two attempts to ask the target */
+	u64 linger;     /* to let the last words out */
+};
+extern struct mig_timeouts mig_timeouts;
+
+enum mig_step {
+	/* source */
+	SRC_CONNECT, SRC_HELLO, SRC_CONFIG, SRC_PRECOPY, SRC_FREEZE, SRC_VERIFY, SRC_STATE, SRC_FINAL, SRC_COMMIT,
+	SRC_WAIT, SRC_RECONNECT, SRC_REHELLO, SRC_RESOLVE,
+	/* target */
+	TGT_HELLO, TGT_CONFIG, TGT_RECEIVE, TGT_PREPARED,
+	/* both: nothing left to do but to get the last frame out */
+	MIG_LINGER, MIG_ENDED,
+};
+
+struct mig_session {
+	bool source;
+	enum mig_step step;
+	struct stream *stream;
+	struct wire_in in;
+	struct wire_out out;
+	struct vm *vm;                   /* NULL before CONFIG on the target, and after the guest's fate is settled */
+	struct mig_info *info;           /* in mig_host; NULL before CONFIG on the target */
+	struct mig_params params;        /* source */
+	char peer[NAME_MAX_LEN];
+	struct ledger_key key;
+	u64 peer_boot;
+	u64 started_us, step_us;         /* of the move, of this step */
+	u64 moved_us, spoke_us;          /* last byte either way; last frame we finished */
+	struct ram ram;
+	bool ram_ready;
+	bool cancel;
+	/* source */
+	u64 move_boot;                   /* the target's boot id when the move began */
+	bool tracking, frozen, was_paused, gave_up, waited;
+	bool round_done, awaiting, freeze_due; /* all pages of the round queued; its echo is to come; freeze as soon as possible */
+	u64 freeze_us, freeze_tsc;
+	u64 round_us, rate;              /* rate: page bytes per second, 0 unknown */
+	u64 console_sent;
+	struct { u64 gfn; u32 count; } zero_runs[WIRE_MAX_ZERO_RUNS];
+	u32 n_zero_runs;
+	u32 retry;
+	u64 retry_us;
+	/* both */
+	u8 *state;                       /* MIG_STATE_PAGES frames */
+	size_t state_len, state_sent;
+	/* target */
+	bool verify_full, last_round, full_pending;
+	bool had_stale;                  /* an inactive entry of that name stood here before */
+	struct { struct guest_config config; enum run_state state; char owner[NAME_MAX_LEN]; u64 epoch; } stale;
+};
+
+/* All of mig/'s state. One per host; tests have two and switch. */
+struct mig_host {
+	char name[NAME_MAX_LEN];
+	u64 boot_id;                     /* changes with every start of this host */
+	u64 move_count;
+	struct mig_session *sessions[MIG_MAX_SESSIONS];
+	struct { struct mig_info info; u64 seq; bool used, live; } history[MIG_HISTORY];
+	u64 history_seq;
+	struct ledger ledger;
+};
+extern struct mig_host *mig_host;
+
+/* --- session.c --- */
+struct mig_session *session_new(bool source, struct stream *stream);
+/* Takes the history slot for that guest. NULL if all are busy. */
+struct mig_info *session_info(struct mig_session *s, const char *guest);
+void session_set(struct mig_session *s, enum mig_step step, const char *status, const char *phase);
+/* Frees everything that belongs to the move (not the guest) and lets the last frame out. */
+void session_end(struct mig_session *s);
+/* Frames without much in them. All return 0 or -E_RANGE. */
+int session_send_text(struct mig_session *s, enum wire_type type, const char *text) __must_check;
+int session_send_hello(struct mig_session *s) __must_check;
+int session_check_hello(struct mig_session *s, struct wire_reader *r, struct error *e) __must_check;
+/* Flushes; a stream error is returned with *e set. */
+int session_flush(struct mig_session *s, struct error *e) __must_check;
+/* Sends KEEPALIVE if nothing was said for long. */
+void session_keepalive(struct mig_session *s);
+/* The peer gave up or complained: its text, with its name, into *e. */
+int session_peer_text(struct mig_session *s, struct wire_reader *r, const char *what, struct error *e);
+/* The session of that move on this host as target, or NULL. */
+struct mig_session *session_find(const struct ledger_key *k);
+/* The incoming move of that guest from that host that is not settled yet, or NULL. */
+struct mig_session *session_find_incoming(const char *guest, const char *source);
+
+/* --- source.c, target.c: one bounded turn; true if there was something to do --- */
+bool source_poll(struct mig_session *s);
+bool target_poll(struct mig_session *s);
+/* Ends a move on the target before COMMIT; the source is told why. */
+void target_abort(struct mig_session *s, const char *text);

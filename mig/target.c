@@ -1,0 +1,651 @@
+/* SPDX-License-Identifier: MIT */
+/* The host that a guest comes to. It decides the outcome: it commits when COMMIT arrives while it is prepared, and
+ * until then it may give up at any time, because the source still has everything (docs/PROTOCOL.md). */
+#include "mig/session.h"
+#include "hv/lib/clock.h"
+#include "hv/lib/log.h"
+#include "hv/mm/frame.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define VERIFY_PAGES 256u
+
+static void remember_stale(struct mig_session *s, const struct vm *vm)
+{
+	s->had_stale = true;
+	s->stale.config = vm->config;
+	s->stale.state = vm->state;
+	s->stale.epoch = vm->epoch;
+	snprintf(s->stale.owner, sizeof(s->stale.owner), "%s", vm->owner_name);
+}
+
+/* The inactive entry that the newcomer had replaced. */
+static void restore_stale(struct mig_session *s)
+{
+	struct error e = { 0 };
+	struct vm *vm;
+
+	if (!s->had_stale)
+		return;
+	s->had_stale = false;
+	vm = vm_create(&s->stale.config, &e);
+	if (!vm) {
+		log_warn("mig", "the entry of guest %s is gone from this host: %s", s->stale.config.name, e.text);
+		return;
+	}
+	vm->epoch = s->stale.epoch;
+	snprintf(vm->owner_name, sizeof(vm->owner_name), "%s", s->stale.owner);
+	if (s->stale.state == RS_POSTMIGRATE)
+		vm_moved_away(vm, s->stale.owner, s->stale.epoch);
+}
+
+void target_abort(struct mig_session *s, const char *text)
+{
+	struct vm *vm = s->vm;
+	enum wire_type type = s->step == TGT_RECEIVE || s->step == TGT_PREPARED ? WIRE_ABORT :
+			      s->step == TGT_CONFIG ? WIRE_REFUSED : WIRE_ERROR;
+
+	/* First on record, then said: the source may run the guest as soon as it reads this. */
+	if (s->step == TGT_PREPARED)
+		ledger_set(&mig_host->ledger, &s->key, LEDGER_ABORTED);
+	log_warn("mig", "%s%s from host %s is not taken: %s", s->key.guest[0] ? "guest " : "a move", s->key.guest, s->peer, text);
+	if (s->info) {
+		error_set(&s->info->error, E_STATE, "%s", text);
+		session_set(s, s->step, s->cancel ? "cancelled" : "failed", s->info->phase);
+	}
+	if (s->stream && !s->stream->error.code && !session_send_text(s, type, text) && wire_flush(&s->out, s->stream) < 0)
+		log_debug("mig", "the source is gone");
+	session_end(s);
+	if (vm)
+		vm_destroy(vm);
+	restore_stale(s);
+}
+
+/* --- CONFIG --- */
+
+static bool name_ok(const char *name)
+{
+	for (const char *p = name; *p; p++)
+		if (!((*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9') || *p == '-' ||
+		      *p == '_' || *p == '.'))
+			return false;
+	return name[0] != 0;
+}
+
+struct config_frame { struct guest_config config; u64 tsc_hz; const u8 *cpu; u16 cpu_len; };
+
+static int read_config(struct mig_session *s, struct wire_reader *r, struct config_frame *f, struct error *e)
+{
+	struct guest_config *c = &f->config;
+	u32 flags;
+
+	s->key.id = wire_u64(r);
+	s->key.epoch = wire_u64(r);
+	c->memory_bytes = wire_u64(r);
+	f->tsc_hz = wire_u64(r);
+	c->vcpus = wire_u32(r);
+	flags = wire_u32(r);
+	c->debug_exit = flags & 1;
+	c->console_serial = flags >> 1 & 1;
+	wire_str(r, c->name, sizeof(c->name));
+	wire_str(r, c->os_type, sizeof(c->os_type));
+	wire_str(r, c->kernel, sizeof(c->kernel));
+	wire_str(r, c->initrd, sizeof(c->initrd));
+	wire_str(r, c->cmdline, sizeof(c->cmdline));
+	c->n_modules = wire_u16(r);
+	if (c->n_modules > CONFIG_MAX_MODULES)
+		r->bad = true;
+	for (u32 i = 0; !r->bad && i < c->n_modules; i++)
+		wire_str(r, c->modules[i], sizeof(c->modules[i]));
+	f->cpu_len = wire_u16(r);
+	f->cpu = wire_bytes(r, f->cpu_len);
+	if (!wire_done(r) || flags > 3)
+		return error_set(e, E_PROTO, "host %s sent a malformed guest definition", s->peer);
+	if (!name_ok(c->name))
+		return error_set(e, E_PROTO, "host %s sent a guest with an unusable name", s->peer);
+	if (c->memory_bytes % PAGE_2M || c->memory_bytes < (4u << 20) || c->memory_bytes > 1ull << 40)
+		return error_set(e, E_PROTO, "guest %s has %llu bytes of memory, which cannot be", c->name,
+				 (unsigned long long)c->memory_bytes);
+	if (c->vcpus < 1 || c->vcpus > VM_MAX_VCPUS)
+		return error_set(e, E_UNSUPPORTED, "guest %s has %u vCPUs, this host runs guests of 1 to %u", c->name, c->vcpus,
+				 VM_MAX_VCPUS);
+	if (s->key.epoch == 0)
+		return error_set(e, E_PROTO, "guest %s comes with epoch 0", c->name);
+	return 0;
+}
+
+/* Makes room for the name: an inactive entry goes, a live one stays and is the reason to refuse. */
+static int take_name(struct mig_session *s, const char *name, struct error *e)
+{
+	struct mig_session *old = session_find_incoming(name, s->peer);
+	struct vm *vm;
+
+	/* The source, which owns the guest, begins anew: its earlier attempt is dead even if its link is not yet. */
+	if (old)
+		target_abort(old, "the source began the move anew");
+	vm = vm_find(name);
+	if (!vm)
+		return 0;
+	if (vm->mig)
+		return error_set(e, E_BUSY, "a guest %s is being moved on this host already: wait for it, or cancel it", name);
+	if (vm->owner || (vm->state != RS_POSTMIGRATE && vm->state != RS_PRELAUNCH))
+		return error_set(e, E_EXIST, "this host has a guest %s of its own (%s): stop it and remove it, or rename one", name,
+				 vm_run_state_name(vm->state));
+	if (s->key.epoch <= vm->epoch)
+		return error_set(e, E_STATE, "this host knows guest %s at epoch %llu, the copy offered would become %llu: it is out "
+				 "of date, do not run it", name, (unsigned long long)vm->epoch, (unsigned long long)s->key.epoch);
+	remember_stale(s, vm);
+	vm_destroy(vm);
+	return 0;
+}
+
+static int make_guest(struct mig_session *s, const struct config_frame *f, struct error *e)
+{
+	struct vm *vm = vm_create(&f->config, e);
+
+	if (!vm)
+		return error_set(e, E_NOMEM, "guest %s could not be made", f->config.name);
+	s->vm = vm;
+	vm->mig = s;
+	vm->owner = false;
+	vm->epoch = s->key.epoch - 1;
+	snprintf(vm->owner_name, sizeof(vm->owner_name), "%s", s->peer);
+	vm->state = RS_INMIGRATE;
+	if (guest_ram_pages(vm) != f->config.memory_bytes / PAGE_SIZE)
+		return error_set(e, E_NOMEM, "guest %s got another amount of memory than it wants", f->config.name);
+	if (ram_init(&s->ram, vm, 0))
+		goto nomem;
+	s->ram_ready = true;
+	s->state = frame_alloc_n(MIG_STATE_PAGES);
+	if (!s->state)
+		goto nomem;
+	vm_state_changed(vm);
+	return 0;
+nomem:
+	return error_set(e, E_NOMEM, "no memory left on this host for the move of guest %s: stop or move a guest there",
+			 f->config.name);
+}
+
+static int on_config(struct mig_session *s, struct wire_reader *r, struct error *e)
+{
+	struct config_frame f = { 0 };
+	struct wire_writer *w;
+	int rc;
+
+	snprintf(s->key.source, sizeof(s->key.source), "%s", s->peer);
+	rc = read_config(s, r, &f, e);
+	if (rc)
+		return rc;
+	snprintf(s->key.guest, sizeof(s->key.guest), "%s", f.config.name);
+	if (ledger_get(&mig_host->ledger, &s->key) != LEDGER_NONE)
+		return error_set(e, E_PROTO, "this move of guest %s was decided before: begin a new one", s->key.guest);
+	rc = vm_cpu_compat_check(f.cpu, f.cpu_len, e);
+	if (rc)
+		return error_set(e, E_UNSUPPORTED, "this host's CPU cannot run guest %s", s->key.guest);
+	rc = take_name(s, f.config.name, e);
+	if (rc)
+		return rc;
+	if (!session_info(s, f.config.name))
+		return error_set(e, E_BUSY, "too many moves at a time: try again later");
+	session_set(s, s->step, "setup", "connect");
+	rc = make_guest(s, &f, e);
+	if (rc)
+		return rc;
+	s->info->epoch = s->vm->epoch;
+	s->info->total_bytes = f.config.memory_bytes;
+	s->info->setup_us = now_us() - s->started_us;
+	log_info("mig", "guest %s: coming from host %s (%llu MiB, TSC %llu kHz, epoch %llu)", s->key.guest, s->peer,
+		 (unsigned long long)f.config.memory_bytes >> 20, (unsigned long long)f.tsc_hz / 1000,
+		 (unsigned long long)s->key.epoch);
+	session_set(s, TGT_RECEIVE, "active", "precopy");
+	w = wire_begin(&s->out, WIRE_READY);
+	wire_put_u64(w, s->key.id);
+	wire_put_u64(w, s->key.epoch);
+	return wire_end(&s->out);
+}
+
+/* --- pages --- */
+
+static int malformed(const struct mig_session *s, u32 type, struct error *e)
+{
+	return error_set(e, E_PROTO, "host %s sent a malformed %s", s->peer, wire_type_name(type));
+}
+
+static int put_page(struct mig_session *s, u64 gfn, const void *bytes, struct error *e)
+{
+	if (!guest_page(s->vm, gfn) || guest_write(s->vm, gpa(gfn << PAGE_SHIFT), bytes, PAGE_SIZE))
+		return error_set(e, E_PROTO, "host %s sent page %#llx, which is not memory of guest %s", s->peer,
+				 (unsigned long long)gfn, s->key.guest);
+	/* Of the memory, not of the frame: this is also the proof that it was written. */
+	if (ram_note(&s->ram, gfn, ram_hash(guest_page(s->vm, gfn))))
+		s->info->resent_pages++;
+	return 0;
+}
+
+static int on_pages(struct mig_session *s, struct wire_reader *r, struct error *e)
+{
+	u32 runs = wire_u32(r), pages = wire_u32(r), done = 0;
+	struct wire_reader list, data;
+	struct mig_round *round = &s->info->rounds[s->info->n_rounds];
+
+	if (r->bad || pages == 0 || pages > WIRE_MAX_PAGES || runs == 0 || runs > pages ||
+	    (size_t)(r->end - r->p) != runs * 16ul + pages * PAGE_SIZE)
+		return malformed(s, WIRE_PAGES, e);
+	list = wire_reader(wire_bytes(r, runs * 16ul), runs * 16ul);
+	data = wire_reader(r->p, pages * PAGE_SIZE);
+	for (u32 i = 0; i < runs; i++) {
+		u64 gfn = wire_u64(&list);
+		u32 count = wire_u32(&list), zero = wire_u32(&list);
+
+		if (zero || count == 0 || count > pages - done)
+			return malformed(s, WIRE_PAGES, e);
+		done += count;
+		for (; count; count--, gfn++) {
+			int rc = put_page(s, gfn, wire_bytes(&data, PAGE_SIZE), e);
+
+			if (rc)
+				return rc;
+		}
+	}
+	if (done != pages)
+		return malformed(s, WIRE_PAGES, e);
+	s->info->normal_pages += pages;
+	round->pages += pages;
+	round->bytes += s->in.length;
+	return 0;
+}
+
+static int put_zero(struct mig_session *s, u64 gfn, struct error *e)
+{
+	static const u8 zero[PAGE_SIZE];
+
+	if (!guest_page(s->vm, gfn))
+		return error_set(e, E_PROTO, "host %s sent page %#llx, which is not memory of guest %s", s->peer,
+				 (unsigned long long)gfn, s->key.guest);
+	/* Fresh guest memory is zero (frame_alloc_2m): only what was written before must be cleared. */
+	if (ram_noted(&s->ram, gfn) && guest_write(s->vm, gpa(gfn << PAGE_SHIFT), zero, PAGE_SIZE))
+		return -E_RANGE;
+	if (ram_note(&s->ram, gfn, ram_hash_of_zero()))
+		s->info->resent_pages++;
+	s->info->zero_pages++;
+	s->info->rounds[s->info->n_rounds].zero++;
+	return 0;
+}
+
+static int on_zero(struct mig_session *s, struct wire_reader *r, struct error *e)
+{
+	u32 runs = wire_u32(r), zero = wire_u32(r);
+
+	if (r->bad || zero || runs == 0 || runs > WIRE_MAX_ZERO_RUNS || (size_t)(r->end - r->p) != runs * 16ul)
+		return malformed(s, WIRE_ZERO, e);
+	for (u32 i = 0; i < runs; i++) {
+		u64 gfn = wire_u64(r);
+		u32 count = wire_u32(r);
+
+		if (wire_u32(r) || count == 0)
+			return malformed(s, WIRE_ZERO, e);
+		for (; count; count--, gfn++) {
+			int rc = put_zero(s, gfn, e);
+
+			if (rc)
+				return rc;
+		}
+	}
+	return 0;
+}
+
+static int on_console(struct mig_session *s, struct wire_reader *r, struct error *e)
+{
+	struct vm *vm = s->vm;
+	u64 from = wire_u64(r);
+	size_t len = (size_t)(r->end - r->p), done = 0;
+
+	if (r->bad || len > CONSOLE_RING_BYTES || from < vm->console_total || from + len < from)
+		return malformed(s, WIRE_CONSOLE, e);
+	while (vm->console && done < len) {
+		u64 at = (from + done) % CONSOLE_RING_BYTES;
+		size_t n = MIN(len - done, (size_t)(CONSOLE_RING_BYTES - at));
+
+		memcpy(vm->console + at, r->p + done, n);
+		done += n;
+	}
+	vm->console_total = from + len;
+	return 0;
+}
+
+static int on_round_end(struct mig_session *s, struct wire_reader *r, struct error *e)
+{
+	u32 round = wire_u32(r);
+	u8 last = wire_u8(r), full = wire_u8(r);
+	struct wire_writer *w;
+
+	wire_u16(r);
+	if (!wire_done(r) || last > 1 || full > 1 || s->last_round)
+		return malformed(s, WIRE_ROUND_END, e);
+	s->info->rounds[s->info->n_rounds].us += now_us() - s->step_us;
+	s->info->round = round;
+	s->verify_full = s->info->verify_full = full;
+	if (last) {
+		s->last_round = true;
+		s->full_pending = full;
+		ram_verify_start(&s->ram);
+		session_set(s, TGT_RECEIVE, "device", "freeze");
+		return 0;
+	}
+	if (s->info->n_rounds < MIG_MAX_ROUNDS - 1)
+		s->info->n_rounds++;
+	session_set(s, TGT_RECEIVE, "active", "precopy");
+	/* The echo tells the source that everything up to here is in the guest's memory. */
+	w = wire_begin(&s->out, WIRE_ROUND_END);
+	wire_put_u32(w, round);
+	wire_put_u32(w, 0);
+	return wire_end(&s->out);
+}
+
+static int on_state(struct mig_session *s, struct wire_reader *r, struct error *e)
+{
+	size_t len = (size_t)(r->end - r->p);
+
+	if (!s->last_round || len == 0 || len > STATE_MAX_BYTES - s->state_len)
+		return malformed(s, WIRE_STATE, e);
+	memcpy(s->state + s->state_len, r->p, len);
+	s->state_len += len;
+	return 0;
+}
+
+static bool read_key(struct mig_session *s, struct wire_reader *r)
+{
+	u64 id = wire_u64(r), epoch = wire_u64(r);
+
+	return !r->bad && id == s->key.id && epoch == s->key.epoch;
+}
+
+static int check_hash(struct mig_session *s, u64 fold, u64 pages, struct error *e)
+{
+	if (pages != guest_ram_pages(s->vm))
+		return error_set(e, E_PROTO, "guest %s has %llu pages there and %llu here", s->key.guest, (unsigned long long)pages,
+				 (unsigned long long)guest_ram_pages(s->vm));
+	if (fold != s->ram.fold)
+		return error_set(e, E_PROTO, "the memory of guest %s arrived with hash %016llx, the source has %016llx: the copy is "
+				 "not used", s->key.guest, (unsigned long long)s->ram.fold, (unsigned long long)fold);
+	return 0;
+}
+
+static int on_final(struct mig_session *s, struct wire_reader *r, struct error *e)
+{
+	u64 fold, pages, tsc;
+	u32 state_len;
+	u8 paused, full;
+	struct wire_writer *w;
+	int rc;
+
+	if (!s->last_round || !read_key(s, r))
+		return malformed(s, WIRE_FINAL, e);
+	fold = wire_u64(r);
+	pages = wire_u64(r);
+	tsc = wire_u64(r);
+	state_len = wire_u32(r);
+	paused = wire_u8(r);
+	full = wire_u8(r);
+	wire_u16(r);
+	if (!wire_done(r) || paused > 1 || full != s->verify_full || state_len != s->state_len)
+		return malformed(s, WIRE_FINAL, e);
+	rc = check_hash(s, fold, pages, e);
+	if (rc)
+		return rc;
+	s->info->hash_verified = true;
+	rc = state_load(s->vm, s->state, s->state_len, e);
+	if (rc)
+		return rc;
+	vm_state_loaded(s->vm);
+	if (vm_is_dead(s->vm))
+		return error_set(e, E_INVAL, "guest %s did not survive loading its state: %.120s", s->key.guest, s->vm->reason);
+	s->was_paused = paused;
+	/* Up-time goes on counting from the guest's own clock. */
+	if (vm_tsc_hz(s->vm) >= 1000000)
+		s->vm->started_us = now_us() - muldiv64(tsc, 1000000, vm_tsc_hz(s->vm));
+	ledger_set(&mig_host->ledger, &s->key, LEDGER_PREPARED);
+	session_set(s, TGT_PREPARED, "device", "commit");
+	w = wire_begin(&s->out, WIRE_PREPARED);
+	wire_put_u64(w, s->key.id);
+	wire_put_u64(w, s->key.epoch);
+	wire_put_u64(w, s->ram.fold);
+	return wire_end(&s->out);
+}
+
+/* --- the decision --- */
+
+static int send_committed(struct mig_session *s, u64 down_us)
+{
+	struct wire_writer *w = wire_begin(&s->out, WIRE_COMMITTED);
+
+	wire_put_u64(w, s->key.id);
+	wire_put_u64(w, s->key.epoch);
+	wire_put_u64(w, down_us);
+	return wire_end(&s->out);
+}
+
+static int on_commit(struct mig_session *s, struct wire_reader *r, struct error *e)
+{
+	struct vm *vm = s->vm;
+	u64 t0 = now_us(), tsc0 = host_tsc(), frozen_us;
+	int rc;
+
+	if (!read_key(s, r))
+		return malformed(s, WIRE_COMMIT, e);
+	frozen_us = wire_u64(r);
+	if (!wire_done(r) || frozen_us > 1ull << 60)
+		return malformed(s, WIRE_COMMIT, e);
+	session_set(s, s->step, "device", "resume");
+	ledger_set(&mig_host->ledger, &s->key, LEDGER_COMMITTED);
+	vm->owner = true;
+	vm->epoch = s->key.epoch;
+	snprintf(vm->owner_name, sizeof(vm->owner_name), "%s", mig_host->name);
+	vm->state = RS_PAUSED;
+	if (s->was_paused) {
+		vm_state_changed(vm);
+	} else {
+		rc = vm_resume(vm, e);
+		if (rc) {
+			/* It has not run an instruction here: the right goes back. */
+			vm->owner = false;
+			return rc;
+		}
+	}
+	s->info->epoch = vm->epoch;
+	s->info->downtime_us = frozen_us + now_us() - t0;
+	s->info->downtime_ticks = host_tsc() - tsc0;
+	log_info("mig", "guest %s runs here now, from host %s: epoch %llu, down %llu us", s->key.guest, s->peer,
+		 (unsigned long long)vm->epoch, (unsigned long long)s->info->downtime_us);
+	if (send_committed(s, s->info->downtime_us))
+		log_err("mig", "no room for COMMITTED; the source will ask");
+	session_set(s, s->step, "completed", "done");
+	s->had_stale = false;
+	session_end(s);
+	return 0;
+}
+
+/* The source asks what became of a move whose answer it never got. */
+static int on_resolve(struct mig_session *s, struct wire_reader *r, struct error *e)
+{
+	struct ledger_key k = { 0 };
+	struct mig_session *old;
+	enum ledger_outcome o;
+	u64 boot;
+	int rc;
+
+	k.id = wire_u64(r);
+	k.epoch = wire_u64(r);
+	boot = wire_u64(r);
+	wire_str(r, k.guest, sizeof(k.guest));
+	snprintf(k.source, sizeof(k.source), "%s", s->peer);
+	if (!wire_done(r))
+		return malformed(s, WIRE_RESOLVE, e);
+	s->key = k;
+	if (boot != mig_host->boot_id) {
+		rc = session_send_text(s, WIRE_UNKNOWN, "this host has been restarted since: if the guest ran here, it is gone; to "
+				       "give up the waiting copy too, stop it");
+	} else {
+		/* A commit that has not been read yet never will be. */
+		old = session_find(&k);
+		if (old)
+			target_abort(old, "the source asked for the outcome over a new connection before COMMIT arrived");
+		o = ledger_get(&mig_host->ledger, &k);
+		if (o == LEDGER_COMMITTED) {
+			rc = send_committed(s, 0);
+		} else if (o == LEDGER_NONE && mig_host->ledger.forgot) {
+			rc = session_send_text(s, WIRE_UNKNOWN, "this move is too long ago for this host to remember; to give up the "
+					       "waiting copy, stop it");
+		} else {
+			ledger_set(&mig_host->ledger, &k, LEDGER_ABORTED);
+			rc = session_send_text(s, WIRE_ABORT, "it never took the guest over and will not");
+		}
+	}
+	log_info("mig", "host %s asked about its move of guest %s", s->peer, k.guest);
+	session_end(s);
+	return rc;
+}
+
+/* --- turns --- */
+
+static int on_hello(struct mig_session *s, struct wire_reader *r, struct error *e)
+{
+	int rc = session_check_hello(s, r, e);
+
+	if (rc)
+		return rc;
+	s->step = TGT_CONFIG;
+	s->step_us = now_us();
+	return session_send_hello(s);
+}
+
+static int receive_frame(struct mig_session *s, u32 type, struct wire_reader *r, struct error *e)
+{
+	switch (type) {
+	case WIRE_PAGES:
+		return s->last_round ? malformed(s, type, e) : on_pages(s, r, e);
+	case WIRE_ZERO:
+		return s->last_round ? malformed(s, type, e) : on_zero(s, r, e);
+	case WIRE_CONSOLE:
+		return on_console(s, r, e);
+	case WIRE_ROUND_END:
+		return on_round_end(s, r, e);
+	case WIRE_STATE:
+		return on_state(s, r, e);
+	case WIRE_FINAL:
+		return on_final(s, r, e);
+	default:
+		return error_set(e, E_PROTO, "host %s sent %s, which does not belong here", s->peer, wire_type_name(type));
+	}
+}
+
+static int target_frame(struct mig_session *s, u32 type, struct wire_reader *r, struct error *e)
+{
+	if (type == WIRE_KEEPALIVE)
+		return 0;
+	if (type == WIRE_ABORT)
+		return session_peer_text(s, r, "ended the move", e);
+	if (type == WIRE_ERROR)
+		return session_peer_text(s, r, "reports an error", e);
+	if (s->step == TGT_RECEIVE)
+		return receive_frame(s, type, r, e);
+	if (s->step == TGT_HELLO && type == WIRE_HELLO)
+		return on_hello(s, r, e);
+	if (s->step == TGT_CONFIG && type == WIRE_CONFIG)
+		return on_config(s, r, e);
+	if (s->step == TGT_CONFIG && type == WIRE_RESOLVE)
+		return on_resolve(s, r, e);
+	if (s->step == TGT_PREPARED && type == WIRE_COMMIT)
+		return on_commit(s, r, e);
+	return error_set(e, E_PROTO, "host %s sent %s, which does not belong here", s->peer, wire_type_name(type));
+}
+
+/* Re-reads memory before FINAL is looked at. 1: still at it. */
+static int full_turn(struct mig_session *s, struct error *e)
+{
+	u64 bad;
+	int rc = ram_verify_step(&s->ram, VERIFY_PAGES, &bad);
+
+	if (rc < 0)
+		return error_set(e, E_STATE, "page %#llx of guest %s is not what was received: this is a fault of Godwit or of this "
+				 "host's memory", (unsigned long long)bad, s->key.guest);
+	s->full_pending = rc == 0;
+	session_keepalive(s);
+	return 1;
+}
+
+static int turn(struct mig_session *s, struct error *e)
+{
+	struct wire_reader r;
+	size_t read = 0;
+	int rc;
+
+	rc = session_flush(s, e);
+	if (rc < 0)
+		return rc;
+	if (s->full_pending)
+		return full_turn(s, e);
+	/* What cannot be answered is not read. */
+	while (read < MIG_POLL_BYTES && wire_out_empty(&s->out)) {
+		rc = wire_recv(&s->in, s->stream, &r, &read, e);
+		if (rc < 0)
+			return rc;
+		if (rc == 0)
+			break;
+		rc = target_frame(s, s->in.type, &r, e);
+		if (rc < 0)
+			return error_set(e, (enum err)-rc, "this host could not go on");
+		if (s->step == MIG_LINGER || s->full_pending)
+			break;
+		rc = session_flush(s, e);
+		if (rc < 0)
+			return rc;
+	}
+	if (read)
+		s->moved_us = now_us();
+	/* COMMITTED and the like leave at once. */
+	if (s->step == MIG_LINGER && wire_flush(&s->out, s->stream) < 0)
+		return 1;
+	return read > 0;
+}
+
+static int check_time(const struct mig_session *s, struct error *e)
+{
+	u64 limit, since = s->moved_us;
+
+	if (s->step == TGT_RECEIVE) {
+		limit = mig_timeouts.silence;
+	} else {
+		limit = s->step == TGT_PREPARED ? mig_timeouts.commit : mig_timeouts.connect;
+		since = s->step_us;
+	}
+	if (now_us() - since <= limit)
+		return 0;
+	return error_set(e, E_TIMEOUT, "host %s was silent for %llu s", s->peer, (unsigned long long)limit / 1000000);
+}
+
+bool target_poll(struct mig_session *s)
+{
+	struct error e = { 0 };
+	int rc;
+
+	if (s->cancel)
+		rc = error_set(&e, E_STATE, "cancelled by the operator of host %s", mig_host->name);
+	else if (s->vm && s->vm->state != RS_INMIGRATE)
+		rc = error_set(&e, E_STATE, "guest %s was set to %s while it was arriving", s->key.guest,
+			       vm_run_state_name(s->vm->state));
+	else
+		rc = turn(s, &e);
+	if (s->step == MIG_LINGER)
+		return true;
+	if (rc >= 0) {
+		int late = check_time(s, &e);
+
+		if (late)
+			rc = late;
+	}
+	if (rc < 0)
+		target_abort(s, e.code ? e.text : "this host could not go on");
+	return rc != 0;
+}
