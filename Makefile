@@ -33,25 +33,53 @@ OBJS := $(HV_SRCS:%.c=$(BUILD)/obj/%.o) $(HV_ASMS:%.S=$(BUILD)/obj/%.o) $(SVC_SR
 
 $(BUILD)/obj/hv/%.o: hv/%.c
 	@mkdir -p $(@D)
-	$(CC) $(HV_CFLAGS) $(ZYDIS_CFLAGS) $(INIH_CFLAGS) -c $< -o $@
+	@echo '  CC      $<'; $(CC) $(HV_CFLAGS) $(ZYDIS_CFLAGS) $(INIH_CFLAGS) -c $< -o $@
 $(BUILD)/obj/hv/%.o: hv/%.S
 	@mkdir -p $(@D)
-	$(CC) $(HV_CFLAGS) -c $< -o $@
+	@echo '  CC      $<'; $(CC) $(HV_CFLAGS) -c $< -o $@
 $(BUILD)/obj/drivers/%.o: drivers/%.c
 	@mkdir -p $(@D)
-	$(CC) $(HV_CFLAGS) -c $< -o $@
+	@echo '  CC      $<'; $(CC) $(HV_CFLAGS) -c $< -o $@
 $(BUILD)/obj/net/%.o: net/%.c
 	@mkdir -p $(@D)
-	$(CC) $(SVC_CFLAGS) $(NET_CFLAGS) -c $< -o $@
+	@echo '  CC      $<'; $(CC) $(SVC_CFLAGS) $(NET_CFLAGS) -c $< -o $@
 $(BUILD)/obj/mig/%.o: mig/%.c
 	@mkdir -p $(@D)
-	$(CC) $(SVC_CFLAGS) $(MIG_CFLAGS) -c $< -o $@
+	@echo '  CC      $<'; $(CC) $(SVC_CFLAGS) $(MIG_CFLAGS) -c $< -o $@
+
+$(BUILD)/godwit.efi: $(OBJS)
 
 # Offsets for assembly come from the compiler.
 $(BUILD)/gen/asm_offsets.h: hv/vmx/asm_offsets.c hv/vm/vcpu_state.h hv/vm/vcpu.h
 	@mkdir -p $(@D)
-	$(CC) $(HV_CFLAGS) -S $< -o $(BUILD)/gen/asm_offsets.s
-	sed -n 's/^.*#DEF \([A-Z_0-9]*\) \$$\?\([0-9]*\).*/#define \1 \2/p' $(BUILD)/gen/asm_offsets.s > $@
+	@$(CC) $(HV_CFLAGS) -S $< -o $(BUILD)/gen/asm_offsets.s
+	@sed -n 's/^.*#DEF \([A-Z_0-9]*\) \$$\?\([0-9]*\).*/#define \1 \2/p' $(BUILD)/gen/asm_offsets.s > $@
 $(HV_ASMS:%.S=$(BUILD)/obj/%.o): $(BUILD)/gen/asm_offsets.h
 
--include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
+# --- unit tests: the same sources over hv/fake, with sanitizers ---
+TEST_CFLAGS := -std=gnu11 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-strict-aliasing -Wall -Wextra \
+	-Werror -Wno-unused-parameter -Wno-missing-field-initializers -Ihv/fake/include -I. -I$(BUILD)/gen -MMD -MP
+PURE_SRCS := $(filter-out hv/vm/fpu.c hv/vm/sched.c,hv/config.c hv/lib/err.c hv/vmx/event.c \
+	$(call NOT_TEST,$(wildcard hv/mm/*.c hv/vm/*.c hv/vdev/*.c))) $(wildcard hv/fake/*.c)
+PURE_OBJS := $(PURE_SRCS:%.c=$(BUILD)/tests/obj/%.o) $(PURE_LIB_OBJS)
+HV_TESTS := $(patsubst %.c,$(BUILD)/tests/%,$(notdir $(wildcard hv/*_test.c hv/*/*_test.c)))
+UNIT_TESTS += $(HV_TESTS)
+
+$(BUILD)/tests/obj/%.o: %.c
+	@mkdir -p $(@D)
+	@echo '  CC      $<'; $(HOSTCC) $(TEST_CFLAGS) $(ZYDIS_CFLAGS) $(INIH_CFLAGS) $(MIG_CFLAGS) -c $< -o $@
+$(BUILD)/tests/obj/lib/%.o: $(DEPS)/%.c
+	@mkdir -p $(@D)
+	@echo '  CC      $<'; $(HOSTCC) -O1 -g -w $(ZYDIS_CFLAGS) $(INIH_CFLAGS) -I$(ZYDIS_DIR)/src -c $< -o $@
+PURE_LIB_OBJS += $(ZYDIS_SRCS:$(DEPS)/%.c=$(BUILD)/tests/obj/lib/%.o)
+define HV_TEST_RULE
+$(BUILD)/tests/$(basename $(notdir $(1))): $(BUILD)/tests/obj/$(1:.c=.o) $$(PURE_OBJS) $$(PURE_LIB_OBJS)
+	@echo '  LD      $$@'; $$(HOSTCC) -fsanitize=address,undefined -o $$@ $$^ -lcmocka
+endef
+$(foreach t,$(wildcard hv/*_test.c hv/*/*_test.c),$(eval $(call HV_TEST_RULE,$(t))))
+
+unit-tests: $(UNIT_TESTS)
+.PHONY: all unit-tests
+.SECONDARY:
+
+-include $(shell find $(BUILD)/obj $(BUILD)/tests -name '*.d' 2>/dev/null)

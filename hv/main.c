@@ -45,7 +45,7 @@ void hv_main(struct boot_info *bi)
 
 	boot_info = bi;
 	arch_init(bi);
-	BUG_ON(__start_migratable == __stop_migratable);
+	BUG_ON(&__start_migratable[0] == &__stop_migratable[0]);
 	lifecycle_init(c);
 	can_run = vmx_start();
 	net_init(bi);

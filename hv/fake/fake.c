@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT */
+#include "hv/fake/fake.h"
+#include "hv/arch/cpu.h"
+#include "hv/arch/x86.h"
+#include "hv/lib/clock.h"
+#include "hv/lib/log.h"
+#include "hv/mm/frame.h"
+#include "hv/vm/vcpu.h"
+#include "hv/vmx/vmcs.h"
+#include "hv/vmx/vmx.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+u64 fake_tsc_now = 1000, fake_invepts, fake_cr2, fake_dr[8];
+static u64 fake_msr[32];
+static u8 *current_vmcs;
+struct vmx_config vmx_config = { .proc2 = PROC2_RDTSCP, .tsc_scaling = true };
+
+u64 host_tsc(void) { return fake_tsc_now; }
+u64 host_tsc_hz(void) { return FAKE_TSC_HZ; }
+u64 now_us(void) { return fake_tsc_now / (FAKE_TSC_HZ / 1000000); }
+u64 wall_seconds(void) { return 1700000000 + fake_tsc_now / FAKE_TSC_HZ; }
+
+void log_guard(void) { }
+void log_raw(const char *buf, size_t len) { }
+bool log_limit_ok(struct log_limit *l) { return true; }
+
+void log_line(enum log_level level, const char *subsys, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (!getenv("TEST_LOG"))
+		return;
+	va_start(ap, fmt);
+	fprintf(stderr, "%s: ", subsys);
+	vfprintf(stderr, fmt, ap);
+	fputc('\n', stderr);
+	va_end(ap);
+}
+
+void bug(const char *file, int line, const char *what)
+{
+	fprintf(stderr, "BUG %s:%d: %s\n", file, line, what);
+	abort();
+}
+
+void fake_memory(u64 bytes)
+{
+	static bool done;
+	u8 *p;
+
+	if (done)
+		return;
+	done = true;
+	p = mmap(NULL, bytes + PAGE_2M, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (p == MAP_FAILED)
+		abort();
+	p = (u8 *)ALIGN_UP((uintptr_t)p, PAGE_2M);
+	frame_add(ptr_hpa(p), ptr_hpa(p + bytes));
+}
+
+/* --- CPU --- */
+static unsigned msr_slot(u32 msr) { return (msr ^ msr >> 5) & 31; }
+u64 rdmsr(u32 msr) { return fake_msr[msr_slot(msr)]; }
+void wrmsr(u32 msr, u64 val) { fake_msr[msr_slot(msr)] = val; }
+void xsetbv(u32 xcr, u64 val) { }
+
+/* --- VMX: a VMCS is 512 words, by encoding: width, type and index make 9 bits --- */
+static u64 *slot(u32 enc)
+{
+	return (u64 *)(void *)current_vmcs + ((enc >> 13 & 3) << 7 | (enc >> 10 & 3) << 5 | (enc >> 1 & 31));
+}
+u64 vmcs_raw_read(u32 enc) { return *slot(enc); }
+void vmcs_raw_write(u32 enc, u64 v) { *slot(enc) = v; }
+void vmx_vmcs_init(void *vmcs) { }
+void vmx_vmcs_clear(void *vmcs) { }
+void vmx_vmcs_load(void *vmcs) { current_vmcs = vmcs; }
+void vmx_vmcs_setup(u64 eptp, u16 vpid) { }
+void vmx_invept(u64 eptp) { fake_invepts++; }
+void vmx_invvpid(u16 vpid) { }
+void vmx_msr_passthrough(u32 msr, bool read, bool write) { }
+int vmx_enter(u64 *gpr, u64 launched) { return 1; }
+u32 cpu_apic_read(u32 offset) { return 0; }
+void cpu_apic_write(u32 offset, u32 val) { }
+
+/* --- FPU: the image stays in memory; XCR0 as a CPU with AVX-512 would have it --- */
+#define FAKE_XCR0 0xe7ull
+u64 fpu_guest_xcr0_mask(void) { return FAKE_XCR0; }
+void fpu_init(void) { }
+void fpu_release(void) { }
+void fpu_acquire(struct vcpu *v) { }
+void fpu_drop(struct vcpu *v) { }
+int fpu_xsetbv(struct vcpu *v, u64 xcr0)
+{
+	v->s.xcr0 = xcr0;
+	return 0;
+}
+bool fpu_image_ok(const u8 *xsave, u64 xcr0)
+{
+	return !(xcr0 & ~FAKE_XCR0) && (xcr0 & 1) && !xsave[520];
+}
+
+/* --- what the rest of the hypervisor supplies --- */
+struct boot_info fake_boot_info;
+const struct boot_info *boot_info_get(void) { return &fake_boot_info; }
+__attribute__((weak)) const struct boot_file *boot_file(const struct boot_info *bi, const char *name)
+{
+	for (u32 i = 0; i < bi->n_files; i++)
+		if (!strcmp(bi->files[i].name, name))
+			return &bi->files[i];
+	return NULL;
+}
+__attribute__((weak)) void vm_state_changed(struct vm *vm) { }

@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: MIT */
+/* The hardware layer as host tests see it. */
+#pragma once
+#include "boot/boot_info.h"
+
+/* Host TSC; 1 GHz. Tests move it by hand. */
+extern u64 fake_tsc_now;
+#define FAKE_TSC_HZ 1000000000ull
+/* Gives the frame allocator that much memory (multiple of 2 MiB), once per process. */
+void fake_memory(u64 bytes);
+/* What boot_info_get() returns; tests put image files there. */
+extern struct boot_info fake_boot_info;
+/* Counts INVEPTs, to see that dirty logging asks for them. */
+extern u64 fake_invepts;

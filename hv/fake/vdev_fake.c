@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: MIT */
+#include "hv/fake/vdev_fake.h"
+
+#include <stdlib.h>
+
+struct vdev *vdev_fake_add(struct vm *vm, const struct vdev_type *type, unsigned instance)
+{
+	struct vdev *d = calloc(1, type->size);
+
+	if (!d || vm->n_vdevs == VM_MAX_VDEVS)
+		abort();
+	d->type = type;
+	d->vm = vm;
+	d->instance = (u16)instance;
+	d->deadline = VDEV_NEVER;
+	vm->vdevs[vm->n_vdevs++] = d;
+	if (type->init && type->init(d))
+		abort();
+	type->reset(d);
+	return d;
+}
+
+struct vm *vdev_fake_vm(void)
+{
+	struct vm *vm = calloc(1, sizeof(*vm));
+	struct vcpu *v = calloc(1, sizeof(*v));
+
+	if (!vm || !v)
+		abort();
+	vm->console = calloc(1, CONSOLE_RING_BYTES);
+	vm->tsc_hz = VDEV_FAKE_HZ;
+	vm->tsc_mult = BIT(48);
+	vm->state = RS_RUNNING;
+	vm->debug_exit_code = -1;
+	vm->next_deadline = VDEV_NEVER;
+	v->vm = vm;
+	vm->vcpus[0] = v;
+	vm->n_vcpus = 1;
+	v->lapic = vdev_fake_add(vm, &lapic_type, 0);
+	vdev_fake_add(vm, &ioapic_type, 0);
+	vdev_fake_add(vm, &pic_type, 0);
+	return vm;
+}
+
+void vdev_fake_free(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->n_vdevs; i++) {
+		if (vm->vdevs[i]->type->destroy)
+			vm->vdevs[i]->type->destroy(vm->vdevs[i]);
+		free(vm->vdevs[i]);
+	}
+	free(vm->console);
+	free(vm->vcpus[0]);
+	free(vm);
+}
+
+static struct vdev *vdev_fake_due(struct vm *vm, u64 until)
+{
+	struct vdev *best = NULL;
+
+	for (unsigned i = 0; i < vm->n_vdevs; i++)
+		if (vm->vdevs[i]->deadline <= until && vm->vdevs[i]->deadline != VDEV_NEVER &&
+		    (!best || vm->vdevs[i]->deadline < best->deadline))
+			best = vm->vdevs[i];
+	return best;
+}
+
+void vdev_fake_run(struct vm *vm, u64 ticks)
+{
+	u64 end = vm->paused_tsc + ticks;
+	struct vdev *d;
+
+	while ((d = vdev_fake_due(vm, end))) {
+		vm->paused_tsc = MAX(vm->paused_tsc, d->deadline);
+		d->deadline = VDEV_NEVER;
+		d->type->timer(d);
+	}
+	vm->paused_tsc = end;
+}
+
+void vdev_fake_jump(struct vm *vm, u64 ticks)
+{
+	struct vdev *d;
+
+	vm->paused_tsc += ticks;
+	while ((d = vdev_fake_due(vm, vm->paused_tsc))) {
+		d->deadline = VDEV_NEVER;
+		d->type->timer(d);
+	}
+}
+
+static u64 vdev_fake_access(struct bus_range *r, unsigned n, u64 at, unsigned size, bool write, u64 val)
+{
+	for (unsigned i = 0; i < n; i++)
+		if (at >= r[i].base && at + size <= r[i].base + r[i].len) {
+			r[i].fn(r[i].dev, at, size, write, &val);
+			break;
+		}
+	return val;
+}
+
+u32 vdev_fake_in(struct vm *vm, u16 port, unsigned size)
+{
+	return (u32)(vdev_fake_access(vm->pio, vm->n_pio, port, size, false, ~0ull) & (~0ull >> (64 - 8 * size)));
+}
+
+void vdev_fake_out(struct vm *vm, u16 port, unsigned size, u32 val)
+{
+	vdev_fake_access(vm->pio, vm->n_pio, port, size, true, val);
+}
+
+u32 vdev_fake_mmio_read(struct vm *vm, u64 at)
+{
+	return (u32)vdev_fake_access(vm->mmio, vm->n_mmio, at, 4, false, ~0ull);
+}
+
+void vdev_fake_mmio_write(struct vm *vm, u64 at, u32 val)
+{
+	vdev_fake_access(vm->mmio, vm->n_mmio, at, 4, true, val);
+}
+
+void *vdev_fake_state(struct vdev *dev)
+{
+	return (char *)dev + dev->type->state_offset;
+}
