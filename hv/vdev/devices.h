@@ -16,7 +16,8 @@ bool lapic_accepts_extint(struct vdev *lapic);
 /* MMIO register access at offset 0..0xff0 (xAPIC), 32-bit. */
 u32 lapic_mmio_read(struct vdev *lapic, u32 offset);
 void lapic_mmio_write(struct vdev *lapic, u32 offset, u32 val);
-/* x2APIC MSRs 0x800..0x8ff, IA32_APIC_BASE and IA32_TSC_DEADLINE. -E_INVAL: the access takes #GP. */
+/* x2APIC MSRs 0x800..0x8ff, IA32_APIC_BASE and IA32_TSC_DEADLINE (in terms of vm_tsc(), so without
+ * IA32_TSC_ADJUST). -E_INVAL: the access takes #GP. */
 int lapic_msr_read(struct vdev *lapic, u32 msr, u64 *val) __must_check;
 int lapic_msr_write(struct vdev *lapic, u32 msr, u64 val) __must_check;
 /* CR8 (TPR bits 7:4). */

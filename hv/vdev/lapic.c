@@ -1,0 +1,704 @@
+/* SPDX-License-Identifier: MIT */
+/* Local APIC, xAPIC and x2APIC (SDM "Advanced Programmable Interrupt Controller (APIC)"). The timer counts
+ * at the TSC rate (CPUID 15h says crystal = TSC). No directed EOI, no CMCI. */
+#include "hv/vdev/devices.h"
+#include "hv/lib/clock.h"
+#include "hv/lib/log.h"
+
+#define MSR_IA32_APIC_BASE 0x1b
+#define MSR_IA32_TSC_DEADLINE 0x6e0
+#define MSR_X2APIC_FIRST 0x800
+#define MSR_X2APIC_LAST 0x8ff
+
+#define APIC_BASE_BSP BIT(8)
+#define APIC_BASE_EXTD BIT(10)
+#define APIC_BASE_EN BIT(11)
+#define APIC_BASE_ADDR 0x000ffffffffff000ull
+#define APIC_BASE_DEFAULT 0xfee00000ull
+
+/* Registers: xAPIC offset / 16 = x2APIC MSR - 800h */
+enum {
+	REG_ID = 0x02, REG_VERSION = 0x03, REG_TPR = 0x08, REG_APR = 0x09, REG_PPR = 0x0a, REG_EOI = 0x0b,
+	REG_RRD = 0x0c, REG_LDR = 0x0d, REG_DFR = 0x0e, REG_SVR = 0x0f, REG_ISR = 0x10, REG_TMR = 0x18,
+	REG_IRR = 0x20, REG_ESR = 0x28, REG_ICR = 0x30, REG_ICR_HI = 0x31, REG_LVT = 0x32,
+	REG_TIMER_INITIAL = 0x38, REG_TIMER_CURRENT = 0x39, REG_TIMER_DIVIDE = 0x3e, REG_SELF_IPI = 0x3f,
+};
+
+enum { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_COUNT };
+#define LVT_MASKED BIT(16)
+#define LVT_STATUS BIT(12) /* delivery status: read-only, always idle */
+#define LVT_MODE(l) (((l) >> 8) & 7)
+static const u32 lvt_writable[LVT_COUNT] = { 0x700ff, 0x107ff, 0x107ff, 0x1a7ff, 0x1a7ff, 0x100ff };
+
+#define LAPIC_VERSION (0x14 | (LVT_COUNT - 1) << 16)
+#define SVR_ENABLED BIT(8)
+#define SVR_WRITABLE 0x3ffu
+#define TDCR_WRITABLE 0xbu
+
+#define ESR_SEND_VECTOR BIT(5)
+#define ESR_RECEIVE_VECTOR BIT(6)
+#define ESR_REGISTER BIT(7)
+
+enum { MODE_FIXED, MODE_LOWEST, MODE_SMI, MODE_RESERVED, MODE_NMI, MODE_INIT, MODE_SIPI, MODE_EXTINT };
+enum { TIMER_ONE_SHOT, TIMER_PERIODIC, TIMER_TSC_DEADLINE, TIMER_RESERVED };
+
+#define ICR_LOGICAL BIT(11)
+#define ICR_BUSY BIT(12)
+#define ICR_ASSERT BIT(14)
+#define ICR_LEVEL BIT(15)
+#define ICR_RESERVED (0xfff00000ull | 0x30000ull | BIT(13))
+
+struct lapic_state {
+	u64 base;           /* IA32_APIC_BASE */
+	u64 tsc_deadline;   /* IA32_TSC_DEADLINE; 0: disarmed */
+	u64 timer_deadline; /* next expiry in guest TSC; VDEV_NEVER: stopped */
+	u64 icr;
+	u32 irr[8], isr[8], tmr[8];
+	u32 lvt[LVT_COUNT];
+	u32 tpr, ldr, dfr, svr;
+	u32 esr, esr_new;   /* what reads show; what the next write to it will show */
+	u32 timer_initial, timer_divide;
+};
+
+struct lapic { struct vdev dev; struct lapic_state s; };
+
+static struct lapic *lapic_of(struct vdev *dev)
+{
+	return container_of(dev, struct lapic, dev);
+}
+
+static bool lapic_on(const struct lapic *l)
+{
+	return l->s.base & APIC_BASE_EN;
+}
+
+static bool lapic_x2(const struct lapic *l)
+{
+	return l->s.base & APIC_BASE_EXTD;
+}
+
+static void lapic_check(struct lapic *l)
+{
+	struct vcpu *v = vm_vcpu(l->dev.vm, l->dev.instance);
+
+	if (v)
+		vcpu_irq_check(v);
+}
+
+/* --- IRR, ISR, priorities --- */
+
+static int lapic_highest(const u32 *bits)
+{
+	for (int i = 7; i >= 0; i--)
+		if (bits[i])
+			return i * 32 + 31 - __builtin_clz(bits[i]);
+	return -1;
+}
+
+static u32 lapic_ppr(const struct lapic *l)
+{
+	int isr = lapic_highest(l->s.isr);
+	u32 in_service = isr < 0 ? 0 : (u32)isr & 0xf0;
+
+	return (l->s.tpr & 0xf0) >= in_service ? l->s.tpr : in_service;
+}
+
+int lapic_pending(struct vdev *dev)
+{
+	struct lapic *l = lapic_of(dev);
+	int v;
+
+	if (!lapic_on(l))
+		return -1;
+	v = lapic_highest(l->s.irr);
+	return v >= 0 && ((u32)v & 0xf0) > (lapic_ppr(l) & 0xf0) ? v : -1;
+}
+
+void lapic_ack(struct vdev *dev, u8 vector)
+{
+	struct lapic *l = lapic_of(dev);
+
+	l->s.irr[vector / 32] &= ~(1u << (vector % 32));
+	l->s.isr[vector / 32] |= 1u << (vector % 32);
+}
+
+static void lapic_local(struct lapic *l, unsigned lvt);
+
+static void lapic_error(struct lapic *l, u32 bit)
+{
+	if (l->s.esr_new & bit)
+		return; /* also ends the recursion when the error LVT's own vector is illegal */
+	l->s.esr_new |= bit;
+	lapic_local(l, LVT_ERROR);
+}
+
+/* Takes a fixed interrupt. */
+static void lapic_accept(struct lapic *l, u8 vector, bool level)
+{
+	u32 bit = 1u << (vector % 32);
+
+	if (!lapic_on(l) || !(l->s.svr & SVR_ENABLED))
+		return;
+	if (vector < 16) {
+		lapic_error(l, ESR_RECEIVE_VECTOR);
+		return;
+	}
+	l->s.irr[vector / 32] |= bit;
+	if (level)
+		l->s.tmr[vector / 32] |= bit;
+	else
+		l->s.tmr[vector / 32] &= ~bit;
+	lapic_check(l);
+}
+
+static void lapic_nmi(struct lapic *l)
+{
+	struct vcpu *v = vm_vcpu(l->dev.vm, l->dev.instance);
+
+	if (v)
+		vcpu_nmi(v);
+}
+
+/* A local source signals its LVT entry. */
+static void lapic_local(struct lapic *l, unsigned lvt)
+{
+	u32 e = l->s.lvt[lvt];
+
+	if (e & LVT_MASKED)
+		return;
+	if (lvt == LVT_TIMER || lvt == LVT_ERROR || LVT_MODE(e) == MODE_FIXED)
+		lapic_accept(l, (u8)e, false);
+	else if (LVT_MODE(e) == MODE_NMI)
+		lapic_nmi(l);
+}
+
+static void lapic_eoi(struct lapic *l)
+{
+	int v = lapic_highest(l->s.isr);
+
+	if (v < 0)
+		return;
+	l->s.isr[v / 32] &= ~(1u << (v % 32));
+	if (l->s.tmr[v / 32] & 1u << (v % 32))
+		ioapic_eoi(l->dev.vm, (u8)v);
+	lapic_check(l);
+}
+
+bool lapic_accepts_extint(struct vdev *dev)
+{
+	struct lapic *l = lapic_of(dev);
+	u32 e = l->s.lvt[LVT_LINT0];
+
+	return !lapic_on(l) || (!(e & LVT_MASKED) && LVT_MODE(e) == MODE_EXTINT);
+}
+
+u8 lapic_cr8(struct vdev *dev)
+{
+	return (u8)(lapic_of(dev)->s.tpr >> 4);
+}
+
+void lapic_set_cr8(struct vdev *dev, u8 cr8)
+{
+	struct lapic *l = lapic_of(dev);
+
+	l->s.tpr = (u32)(cr8 & 15) << 4;
+	lapic_check(l);
+}
+
+/* --- Messages --- */
+
+static u32 lapic_id(const struct lapic *l)
+{
+	return l->dev.instance;
+}
+
+static u32 lapic_ldr(const struct lapic *l)
+{
+	u32 id = lapic_id(l);
+
+	return lapic_x2(l) ? (id >> 4) << 16 | 1u << (id & 15) : l->s.ldr;
+}
+
+/* dest has its full width; 32 ones are broadcast, as are 8 in an xAPIC. */
+static bool lapic_matches(const struct lapic *l, u32 dest, bool logical)
+{
+	u32 ldr = lapic_ldr(l);
+
+	if (dest == ~0u || (!lapic_x2(l) && dest == 0xff))
+		return true;
+	if (!logical)
+		return dest == lapic_id(l);
+	if (lapic_x2(l))
+		return dest >> 16 == ldr >> 16 && (dest & ldr & 0xffff);
+	if (l->s.dfr >> 28 == 0xf)
+		return dest & (ldr >> 24);
+	return (dest & 0xf0) == (ldr >> 24 & 0xf0) && (dest & (ldr >> 24) & 0x0f);
+}
+
+static void lapic_receive(struct lapic *l, u8 mode, u8 vector, bool level)
+{
+	switch (mode) {
+	case MODE_FIXED: case MODE_LOWEST:
+		lapic_accept(l, vector, level);
+		break;
+	case MODE_NMI:
+		lapic_nmi(l);
+		break;
+	case MODE_EXTINT:
+		lapic_check(l); /* the PIC's request is asked for at the next entry */
+		break;
+	default: /* SMI: no SMM here. INIT, SIPI: no second vCPU to start. */
+		log_guest(LOG_WARN, "lapic", "vCPU %u: interrupt message with delivery mode %u ignored",
+			  lapic_id(l), mode);
+	}
+}
+
+static struct lapic *lapic_nth(struct vm *vm, unsigned i)
+{
+	struct vcpu *v = vm_vcpu(vm, i);
+	struct vdev *dev = v ? vcpu_lapic(v) : NULL;
+
+	return dev ? lapic_of(dev) : NULL;
+}
+
+void lapic_deliver(struct vm *vm, u32 dest, bool logical, u8 mode, u8 vector, bool level)
+{
+	struct lapic *lowest = NULL;
+
+	for (unsigned i = 0; i < vm_vcpu_count(vm); i++) {
+		struct lapic *l = lapic_nth(vm, i);
+
+		if (!l || !lapic_on(l) || !lapic_matches(l, dest, logical))
+			continue;
+		if (mode != MODE_LOWEST)
+			lapic_receive(l, mode, vector, level);
+		else if ((l->s.svr & SVR_ENABLED) && (!lowest || lapic_ppr(l) < lapic_ppr(lowest)))
+			lowest = l;
+	}
+	if (lowest)
+		lapic_accept(lowest, vector, level);
+}
+
+static void lapic_send(struct lapic *l)
+{
+	u64 icr = l->s.icr;
+	u8 mode = (u8)(icr >> 8) & 7, vector = (u8)icr;
+	unsigned shorthand = (unsigned)(icr >> 18) & 3;
+	struct vm *vm = l->dev.vm;
+
+	if (mode == MODE_RESERVED || mode == MODE_EXTINT)
+		return;
+	if (mode == MODE_INIT && (icr & ICR_LEVEL) && !(icr & ICR_ASSERT))
+		return; /* INIT level de-assert: nothing on anything newer than a Pentium */
+	if (mode <= MODE_LOWEST && vector < 16) {
+		lapic_error(l, ESR_SEND_VECTOR);
+		return;
+	}
+	if (shorthand == 0) {
+		lapic_deliver(vm, lapic_x2(l) ? (u32)(icr >> 32) : (u32)(icr >> 56), icr & ICR_LOGICAL, mode, vector,
+			      false);
+		return;
+	}
+	for (unsigned i = 0; i < vm_vcpu_count(vm); i++) {
+		struct lapic *to = lapic_nth(vm, i);
+
+		if (to && lapic_on(to) && (shorthand == 2 || (shorthand == 1) == (to == l)))
+			lapic_receive(to, mode, vector, false);
+	}
+}
+
+/* --- Timer --- */
+
+static unsigned lapic_timer_mode(const struct lapic *l)
+{
+	return l->s.lvt[LVT_TIMER] >> 17 & 3;
+}
+
+/* TSC ticks in n counts. */
+static u64 lapic_counts(const struct lapic *l, u32 n)
+{
+	u32 d = l->s.timer_divide;
+
+	return (u64)n << (((d & 3) + (d >> 1 & 4) + 1) & 7);
+}
+
+static void lapic_timer_set(struct lapic *l, u64 deadline)
+{
+	l->s.timer_deadline = deadline;
+	vdev_arm(&l->dev, deadline);
+}
+
+static u32 lapic_timer_current(const struct lapic *l)
+{
+	u64 now = vm_tsc(l->dev.vm), left, period, unit = lapic_counts(l, 1);
+
+	if (l->s.timer_deadline == VDEV_NEVER || lapic_timer_mode(l) == TIMER_TSC_DEADLINE)
+		return 0;
+	if (l->s.timer_deadline > now) {
+		left = l->s.timer_deadline - now;
+	} else if (lapic_timer_mode(l) == TIMER_PERIODIC) { /* due, but timer() has not run yet */
+		period = lapic_counts(l, l->s.timer_initial);
+		left = period - (now - l->s.timer_deadline) % period;
+	} else {
+		left = 0;
+	}
+	return (u32)((left + unit - 1) / unit);
+}
+
+static void lapic_timer_tsc_deadline(struct lapic *l, u64 at)
+{
+	l->s.tsc_deadline = at;
+	lapic_timer_set(l, at ? MIN(at, VDEV_NEVER - 1) : VDEV_NEVER);
+}
+
+static void lapic_timer_initial(struct lapic *l, u32 val)
+{
+	if (lapic_timer_mode(l) == TIMER_TSC_DEADLINE)
+		return; /* ignored by the hardware, too */
+	l->s.timer_initial = val;
+	lapic_timer_set(l, val ? vm_tsc(l->dev.vm) + lapic_counts(l, val) : VDEV_NEVER);
+}
+
+static void lapic_timer_divide(struct lapic *l, u32 val)
+{
+	u32 left = lapic_timer_current(l);
+	bool running = l->s.timer_deadline != VDEV_NEVER && lapic_timer_mode(l) != TIMER_TSC_DEADLINE;
+
+	l->s.timer_divide = val & TDCR_WRITABLE;
+	if (running)
+		lapic_timer_set(l, vm_tsc(l->dev.vm) + lapic_counts(l, left));
+}
+
+static void lapic_timer(struct vdev *dev)
+{
+	struct lapic *l = lapic_of(dev);
+	u64 now = vm_tsc(dev->vm), at = l->s.timer_deadline, period;
+
+	if (at > now) { /* the clock was not quite there */
+		vdev_arm(dev, at);
+		return;
+	}
+	if (lapic_timer_mode(l) == TIMER_PERIODIC) {
+		/* Next from the last one, so nothing drifts; what was missed has merged in the IRR anyway. */
+		period = lapic_counts(l, l->s.timer_initial);
+		l->s.timer_deadline = at + ((now - at) / period + 1) * period;
+		/* A period of a few ticks must not keep this host busy: at most 20,000 a second. */
+		vdev_arm(dev, MAX(l->s.timer_deadline, now + vm_tsc_hz(dev->vm) / 20000));
+	} else {
+		l->s.timer_deadline = VDEV_NEVER;
+		l->s.tsc_deadline = 0;
+	}
+	lapic_local(l, LVT_TIMER);
+}
+
+/* --- Registers --- */
+
+static void lapic_write_svr(struct lapic *l, u32 val)
+{
+	l->s.svr = val & SVR_WRITABLE;
+	if (!(val & SVR_ENABLED))
+		for (unsigned i = 0; i < LVT_COUNT; i++)
+			l->s.lvt[i] |= LVT_MASKED;
+}
+
+static void lapic_write_lvt(struct lapic *l, unsigned i, u32 val)
+{
+	unsigned before = lapic_timer_mode(l);
+
+	val &= lvt_writable[i];
+	if (!(l->s.svr & SVR_ENABLED))
+		val |= LVT_MASKED;
+	l->s.lvt[i] = val;
+	if (i == LVT_LINT0) {
+		lapic_check(l); /* may open the way for the PIC */
+	} else if (i == LVT_TIMER && (before == TIMER_TSC_DEADLINE) != (lapic_timer_mode(l) == TIMER_TSC_DEADLINE)) {
+		/* Going to or from TSC-deadline mode disarms (SDM "TSC-Deadline Mode"). */
+		l->s.tsc_deadline = 0;
+		l->s.timer_initial = 0;
+		lapic_timer_set(l, VDEV_NEVER);
+	}
+}
+
+static bool lapic_reg_read(struct lapic *l, u32 reg, u32 *val)
+{
+	switch (reg) {
+	case REG_ID: *val = lapic_x2(l) ? lapic_id(l) : lapic_id(l) << 24; break;
+	case REG_VERSION: *val = LAPIC_VERSION; break;
+	case REG_TPR: *val = l->s.tpr; break;
+	case REG_PPR: *val = lapic_ppr(l); break;
+	case REG_LDR: *val = lapic_ldr(l); break;
+	case REG_SVR: *val = l->s.svr; break;
+	case REG_ISR ... REG_ISR + 7: *val = l->s.isr[reg - REG_ISR]; break;
+	case REG_TMR ... REG_TMR + 7: *val = l->s.tmr[reg - REG_TMR]; break;
+	case REG_IRR ... REG_IRR + 7: *val = l->s.irr[reg - REG_IRR]; break;
+	case REG_ESR: *val = l->s.esr; break;
+	case REG_ICR: *val = (u32)l->s.icr; break;
+	case REG_LVT ... REG_LVT + LVT_COUNT - 1: *val = l->s.lvt[reg - REG_LVT]; break;
+	case REG_TIMER_INITIAL: *val = l->s.timer_initial; break;
+	case REG_TIMER_CURRENT: *val = lapic_timer_current(l); break;
+	case REG_TIMER_DIVIDE: *val = l->s.timer_divide; break;
+	default: return false;
+	}
+	return true;
+}
+
+/* Writes that mean the same in both modes. False: no such register, or not writable. */
+static bool lapic_reg_write(struct lapic *l, u32 reg, u32 val)
+{
+	switch (reg) {
+	case REG_TPR:
+		l->s.tpr = val & 0xff;
+		lapic_check(l);
+		break;
+	case REG_EOI: lapic_eoi(l); break;
+	case REG_SVR: lapic_write_svr(l, val); break;
+	case REG_ESR:
+		l->s.esr = l->s.esr_new;
+		l->s.esr_new = 0;
+		break;
+	case REG_LVT ... REG_LVT + LVT_COUNT - 1: lapic_write_lvt(l, reg - REG_LVT, val); break;
+	case REG_TIMER_INITIAL: lapic_timer_initial(l, val); break;
+	case REG_TIMER_DIVIDE: lapic_timer_divide(l, val); break;
+	default: return false;
+	}
+	return true;
+}
+
+u32 lapic_mmio_read(struct vdev *dev, u32 offset)
+{
+	struct lapic *l = lapic_of(dev);
+	u32 reg = offset >> 4, val = 0;
+
+	if (offset & 15)
+		return 0; /* only the first 4 bytes of 16 are a register */
+	switch (reg) {
+	case REG_APR: case REG_RRD: case REG_EOI: break;
+	case REG_DFR: val = l->s.dfr; break;
+	case REG_ICR_HI: val = (u32)(l->s.icr >> 32); break;
+	default:
+		if (!lapic_reg_read(l, reg, &val))
+			lapic_error(l, ESR_REGISTER);
+	}
+	return val;
+}
+
+void lapic_mmio_write(struct vdev *dev, u32 offset, u32 val)
+{
+	struct lapic *l = lapic_of(dev);
+	u32 reg = offset >> 4, dummy;
+
+	if (offset & 15)
+		return;
+	switch (reg) {
+	case REG_LDR: l->s.ldr = val & 0xff000000; break;
+	case REG_DFR: l->s.dfr = val | 0x0fffffff; break;
+	case REG_ICR:
+		l->s.icr = (l->s.icr & ~0xffffffffull) | (val & ~(u32)(ICR_RESERVED | ICR_BUSY));
+		lapic_send(l);
+		break;
+	case REG_ICR_HI: l->s.icr = (u32)l->s.icr | (u64)(val & 0xff000000) << 32; break;
+	case REG_APR: case REG_RRD: break;
+	default: /* writes to read-only registers are ignored */
+		if (!lapic_reg_write(l, reg, val) && !lapic_reg_read(l, reg, &dummy))
+			lapic_error(l, ESR_REGISTER);
+	}
+}
+
+static int lapic_x2_read(struct lapic *l, u32 reg, u64 *val)
+{
+	u32 v;
+
+	if (reg == REG_ICR) {
+		*val = l->s.icr;
+		return 0;
+	}
+	if (!lapic_reg_read(l, reg, &v))
+		return -E_INVAL;
+	*val = v;
+	return 0;
+}
+
+/* Bits that may be written as ones in x2APIC mode; -1: register not writable. */
+static s64 lapic_x2_writable(u32 reg)
+{
+	switch (reg) {
+	case REG_TPR: case REG_SELF_IPI: return 0xff;
+	case REG_EOI: case REG_ESR: return 0;
+	case REG_SVR: return SVR_WRITABLE;
+	case REG_LVT ... REG_LVT + LVT_COUNT - 1: return lvt_writable[reg - REG_LVT] | LVT_STATUS;
+	case REG_TIMER_INITIAL: return 0xffffffff;
+	case REG_TIMER_DIVIDE: return TDCR_WRITABLE;
+	default: return -1;
+	}
+}
+
+static int lapic_x2_write(struct lapic *l, u32 reg, u64 val)
+{
+	s64 writable = lapic_x2_writable(reg);
+
+	if (reg == REG_ICR) {
+		if (val & ICR_RESERVED)
+			return -E_INVAL;
+		l->s.icr = val & ~ICR_BUSY;
+		lapic_send(l);
+		return 0;
+	}
+	if (writable < 0 || (val & ~(u64)writable))
+		return -E_INVAL;
+	if (reg != REG_SELF_IPI)
+		lapic_reg_write(l, reg, (u32)val);
+	else if (val < 16)
+		lapic_error(l, ESR_SEND_VECTOR);
+	else
+		lapic_accept(l, (u8)val, false);
+	return 0;
+}
+
+static void lapic_power_up(struct lapic *l)
+{
+	l->s = (struct lapic_state){ .base = l->s.base, .timer_deadline = VDEV_NEVER, .dfr = ~0u, .svr = 0xff };
+	for (unsigned i = 0; i < LVT_COUNT; i++)
+		l->s.lvt[i] = LVT_MASKED;
+	vdev_arm(&l->dev, VDEV_NEVER);
+}
+
+static int lapic_write_base(struct lapic *l, u64 val)
+{
+	u64 was = l->s.base & (APIC_BASE_EN | APIC_BASE_EXTD), is = val & (APIC_BASE_EN | APIC_BASE_EXTD);
+
+	if (val & ~(APIC_BASE_ADDR | APIC_BASE_EN | APIC_BASE_EXTD | APIC_BASE_BSP))
+		return -E_INVAL;
+	/* SDM "x2APIC State Transitions": off -> xAPIC -> x2APIC -> off, and xAPIC -> off. */
+	if (is == APIC_BASE_EXTD || (is == (APIC_BASE_EN | APIC_BASE_EXTD) && !was) ||
+	    (is == APIC_BASE_EN && (was & APIC_BASE_EXTD)))
+		return -E_INVAL;
+	l->s.base = val;
+	if (was != is && (is & APIC_BASE_EXTD))
+		l->s.icr &= 0xffffffff; /* the destination field gets another layout */
+	else if (was && !is)
+		lapic_power_up(l);
+	lapic_check(l);
+	return 0;
+}
+
+u64 lapic_base(struct vdev *dev)
+{
+	return lapic_of(dev)->s.base;
+}
+
+int lapic_msr_read(struct vdev *dev, u32 msr, u64 *val)
+{
+	struct lapic *l = lapic_of(dev);
+
+	if (msr == MSR_IA32_APIC_BASE)
+		*val = l->s.base;
+	else if (msr == MSR_IA32_TSC_DEADLINE)
+		*val = l->s.tsc_deadline;
+	else if (msr >= MSR_X2APIC_FIRST && msr <= MSR_X2APIC_LAST && lapic_x2(l))
+		return lapic_x2_read(l, msr - MSR_X2APIC_FIRST, val);
+	else
+		return -E_INVAL;
+	return 0;
+}
+
+int lapic_msr_write(struct vdev *dev, u32 msr, u64 val)
+{
+	struct lapic *l = lapic_of(dev);
+
+	if (msr == MSR_IA32_APIC_BASE)
+		return lapic_write_base(l, val);
+	if (msr == MSR_IA32_TSC_DEADLINE) {
+		if (lapic_timer_mode(l) == TIMER_TSC_DEADLINE)
+			lapic_timer_tsc_deadline(l, val);
+		return 0;
+	}
+	if (msr >= MSR_X2APIC_FIRST && msr <= MSR_X2APIC_LAST && lapic_x2(l))
+		return lapic_x2_write(l, msr - MSR_X2APIC_FIRST, val);
+	return -E_INVAL;
+}
+
+/* --- Frame --- */
+
+static int lapic_init(struct vdev *dev)
+{
+	return 0; /* its page moves with IA32_APIC_BASE: the exit code asks lapic_base() and calls us */
+}
+
+/* The BSP as firmware leaves it: enabled, virtual wire mode (LINT0 ExtINT, LINT1 NMI). */
+static void lapic_reset(struct vdev *dev)
+{
+	struct lapic *l = lapic_of(dev);
+
+	l->s.base = APIC_BASE_DEFAULT | APIC_BASE_EN;
+	lapic_power_up(l);
+	if (dev->instance == 0) {
+		l->s.base |= APIC_BASE_BSP;
+		l->s.svr |= SVR_ENABLED;
+		l->s.lvt[LVT_LINT0] = MODE_EXTINT << 8;
+		l->s.lvt[LVT_LINT1] = MODE_NMI << 8;
+	}
+}
+
+static bool lapic_timer_valid(const struct lapic *l)
+{
+	u64 now = vm_tsc(l->dev.vm), at = l->s.timer_deadline;
+	bool armed = at != VDEV_NEVER;
+
+	if (lapic_timer_mode(l) == TIMER_TSC_DEADLINE)
+		return armed == (l->s.tsc_deadline != 0) && l->s.timer_initial == 0;
+	if (l->s.tsc_deadline)
+		return false;
+	/* Bounded, so that no later sum overflows. */
+	return !armed || (l->s.timer_initial && at <= now + lapic_counts(l, l->s.timer_initial) && now < BIT(62));
+}
+
+static int lapic_post_load(void *owner, struct error *e)
+{
+	struct lapic *l = lapic_of(owner);
+	const struct lapic_state *s = &l->s;
+	bool bad;
+
+	bad = (s->base & ~(APIC_BASE_ADDR | APIC_BASE_EN | APIC_BASE_EXTD | APIC_BASE_BSP)) ||
+	      (s->base & (APIC_BASE_EN | APIC_BASE_EXTD)) == APIC_BASE_EXTD ||
+	      s->tpr > 0xff || (s->ldr & 0xffffff) || (s->dfr | 0xf0000000) != ~0u ||
+	      (s->svr & ~SVR_WRITABLE) || ((s->esr | s->esr_new) & ~0xe0u) || (s->timer_divide & ~TDCR_WRITABLE) ||
+	      (s->icr & (ICR_RESERVED | ICR_BUSY)) || (!lapic_x2(l) && (s->icr >> 32 & 0xffffff)) ||
+	      ((s->irr[0] | s->isr[0] | s->tmr[0]) & 0xffff);
+	for (unsigned i = 0; i < LVT_COUNT; i++)
+		bad |= (s->lvt[i] & ~lvt_writable[i]) || (!(s->svr & SVR_ENABLED) && !(s->lvt[i] & LVT_MASKED));
+	if (bad || !lapic_timer_valid(l))
+		return error_set(e, E_INVAL, "lapic: impossible state of vCPU %u's local APIC in the stream; "
+				 "do both hosts run the same Godwit?", lapic_id(l));
+	vdev_arm(&l->dev, s->timer_deadline);
+	return 0;
+}
+
+static const struct mig_field lapic_fields[] = {
+	MIG_U64(1, struct lapic_state, base, 1),
+	MIG_U64(2, struct lapic_state, tsc_deadline, 1),
+	MIG_U64(3, struct lapic_state, timer_deadline, 1),
+	MIG_U64(4, struct lapic_state, icr, 1),
+	MIG_U32S(5, struct lapic_state, irr, 1),
+	MIG_U32S(6, struct lapic_state, isr, 1),
+	MIG_U32S(7, struct lapic_state, tmr, 1),
+	MIG_U32S(8, struct lapic_state, lvt, 1),
+	MIG_U32(9, struct lapic_state, tpr, 1),
+	MIG_U32(10, struct lapic_state, ldr, 1),
+	MIG_U32(11, struct lapic_state, dfr, 1),
+	MIG_U32(12, struct lapic_state, svr, 1),
+	MIG_U32(13, struct lapic_state, esr, 1),
+	MIG_U32(14, struct lapic_state, esr_new, 1),
+	MIG_U32(15, struct lapic_state, timer_initial, 1),
+	MIG_U32(16, struct lapic_state, timer_divide, 1),
+};
+
+const struct vdev_type lapic_type = {
+	.mig = {
+		.name = "lapic", .version = 1, .min_version = 1, .phase = MIG_PHASE_IRQCHIP,
+		.n_fields = ARRAY_SIZE(lapic_fields), .state_size = sizeof(struct lapic_state),
+		.fields = lapic_fields, .post_load = lapic_post_load,
+	},
+	.size = sizeof(struct lapic), .state_offset = offsetof(struct lapic, s),
+	.init = lapic_init, .reset = lapic_reset, .timer = lapic_timer,
+};
+VDEV_REGISTER(lapic_type);

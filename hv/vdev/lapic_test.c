@@ -1,0 +1,454 @@
+/* SPDX-License-Identifier: MIT */
+#include "hv/fake/vdev_fake.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <cmocka.h>
+
+#define ID 0x20
+#define TPR 0x80
+#define PPR 0xa0
+#define EOI 0xb0
+#define LDR 0xd0
+#define DFR 0xe0
+#define SVR 0xf0
+#define ISR 0x100
+#define ESR 0x280
+#define ICR 0x300
+#define ICR_HI 0x310
+#define LVT_TIMER 0x320
+#define LVT_LINT0 0x350
+#define LVT_ERROR 0x370
+#define INITIAL 0x380
+#define CURRENT 0x390
+#define DIVIDE 0x3e0
+
+static struct vm *vm;
+static struct vdev *l;
+
+static u32 rd(u32 reg) { return lapic_mmio_read(l, reg); }
+static void wr(u32 reg, u32 val) { lapic_mmio_write(l, reg, val); }
+
+static int setup(void **unused)
+{
+	vm = vdev_fake_vm();
+	l = vcpu_lapic(vm->vcpus[0]);
+	wr(SVR, 0x1ff);
+	return 0;
+}
+
+static int teardown(void **unused)
+{
+	vdev_fake_free(vm);
+	return 0;
+}
+
+static int take(void)
+{
+	int v = lapic_pending(l);
+
+	if (v >= 0)
+		lapic_ack(l, (u8)v);
+	return v;
+}
+
+static void send(u8 vector) { lapic_deliver(vm, 0, false, 0, vector, false); }
+
+static void x2apic(void)
+{
+	u64 base;
+
+	assert_int_equal(lapic_msr_read(l, 0x1b, &base), 0);
+	assert_int_equal(lapic_msr_write(l, 0x1b, base | 0x400), 0);
+}
+
+static u64 msr(u32 n)
+{
+	u64 v = 0;
+
+	assert_int_equal(lapic_msr_read(l, n, &v), 0);
+	return v;
+}
+
+static void wrmsr(u32 n, u64 v) { assert_int_equal(lapic_msr_write(l, n, v), 0); }
+static void wrmsr_gp(u32 n, u64 v) { assert_int_equal(lapic_msr_write(l, n, v), -E_INVAL); }
+
+static void test_identity(void **unused)
+{
+	assert_int_equal(rd(0x30), 0x00050014);
+	assert_int_equal(rd(ID), 0);
+	assert_int_equal(lapic_base(l), 0xfee00900);
+	wr(ID, 0x05000000);
+	assert_int_equal(rd(ID), 0); /* read-only */
+	wr(LDR, 0x01234567);
+	assert_int_equal(rd(LDR), 0x01000000);
+	wr(DFR, 0);
+	assert_int_equal(rd(DFR), 0x0fffffff);
+}
+
+static void test_priorities(void **unused)
+{
+	send(0x41);
+	send(0x61);
+	send(0x45);
+	assert_true(vm->vcpus[0]->irq_check);
+	assert_int_equal(take(), 0x61);
+	assert_int_equal(rd(PPR), 0x60);
+	send(0x6f);
+	assert_int_equal(take(), -1); /* same class as in service */
+	send(0x71);
+	assert_int_equal(take(), 0x71);
+	assert_int_equal(rd(ISR + 0x30), 1 << 1 | 1 << 17);
+	wr(EOI, 0);
+	assert_int_equal(take(), -1);
+	wr(EOI, 0);
+	assert_int_equal(take(), 0x6f);
+	wr(EOI, 0);
+	wr(TPR, 0x42);
+	assert_int_equal(rd(PPR), 0x42);
+	assert_int_equal(take(), -1);
+	assert_int_equal(lapic_cr8(l), 4);
+	lapic_set_cr8(l, 3);
+	assert_int_equal(rd(TPR), 0x30);
+	assert_int_equal(take(), 0x45);
+	wr(EOI, 0);
+	assert_int_equal(take(), 0x41);
+	wr(EOI, 0);
+	wr(EOI, 0); /* nothing in service: no effect */
+	assert_int_equal(rd(PPR), 0x30);
+}
+
+static void test_software_disable(void **unused)
+{
+	wr(LVT_TIMER, 0x50);
+	wr(SVR, 0xff);
+	assert_int_equal(rd(LVT_TIMER), 0x10050);
+	wr(LVT_TIMER, 0x50);
+	assert_int_equal(rd(LVT_TIMER), 0x10050); /* stays masked */
+	send(0x55);
+	assert_int_equal(take(), -1);
+	lapic_deliver(vm, 0, false, 4, 0, false);
+	assert_true(vm->vcpus[0]->s.nmi_pending); /* NMIs still come */
+}
+
+static void test_extint(void **unused)
+{
+	assert_true(lapic_accepts_extint(l)); /* virtual wire from reset on */
+	wr(LVT_LINT0, 0x10700);
+	assert_false(lapic_accepts_extint(l));
+	wr(LVT_LINT0, 0x00030);
+	assert_false(lapic_accepts_extint(l));
+	wr(LVT_LINT0, 0x700);
+	assert_true(lapic_accepts_extint(l));
+	wr(LVT_LINT0, 0x10700);
+	wrmsr(0x1b, 0xfee00100);
+	assert_true(lapic_accepts_extint(l)); /* globally off */
+}
+
+static void test_one_shot(void **unused)
+{
+	wr(DIVIDE, 0x3); /* by 16 */
+	wr(LVT_TIMER, 0xee);
+	wr(INITIAL, 1000);
+	assert_int_equal(rd(CURRENT), 1000);
+	vdev_fake_run(vm, 8000);
+	assert_int_equal(rd(CURRENT), 500);
+	vdev_fake_run(vm, 7999);
+	assert_int_equal(take(), -1);
+	assert_int_equal(rd(CURRENT), 1);
+	vdev_fake_run(vm, 1);
+	assert_int_equal(take(), 0xee);
+	wr(EOI, 0);
+	assert_int_equal(rd(CURRENT), 0);
+	vdev_fake_run(vm, 100000);
+	assert_int_equal(take(), -1);
+	wr(INITIAL, 100);
+	wr(INITIAL, 0); /* stops */
+	vdev_fake_run(vm, 100000);
+	assert_int_equal(take(), -1);
+}
+
+static void test_divide(void **unused)
+{
+	static const struct { u32 reg; unsigned div; } d[] = {
+		{ 0, 2 }, { 1, 4 }, { 2, 8 }, { 3, 16 }, { 8, 32 }, { 9, 64 }, { 10, 128 }, { 11, 1 },
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(d); i++) {
+		wr(DIVIDE, d[i].reg);
+		wr(LVT_TIMER, 0x30);
+		wr(INITIAL, 1000);
+		vdev_fake_run(vm, 1000ull * d[i].div - 1);
+		assert_int_equal(take(), -1);
+		vdev_fake_run(vm, 1);
+		assert_int_equal(take(), 0x30);
+		wr(EOI, 0);
+	}
+}
+
+static void test_periodic(void **unused)
+{
+	u64 period = 100003; /* ticks, divide by 1 */
+
+	wr(DIVIDE, 0xb);
+	wr(LVT_TIMER, 0x20030);
+	wr(INITIAL, (u32)period);
+	for (unsigned i = 1; i <= 1000; i++) {
+		vdev_fake_run(vm, period * i - vm->paused_tsc - 1);
+		assert_int_equal(take(), -1); /* never early, never drifting */
+		vdev_fake_run(vm, 1);
+		assert_int_equal(take(), 0x30);
+		wr(EOI, 0);
+	}
+	/* Far behind: one interrupt, and the phase is kept. */
+	vdev_fake_jump(vm, period * 50 + 7);
+	assert_int_equal(take(), 0x30);
+	wr(EOI, 0);
+	assert_int_equal(rd(CURRENT), period - 7);
+	vdev_fake_run(vm, period - 8);
+	assert_int_equal(take(), -1);
+	vdev_fake_run(vm, 1);
+	assert_int_equal(take(), 0x30);
+}
+
+static void test_periodic_flood(void **unused)
+{
+	unsigned n = 0;
+
+	wr(DIVIDE, 0xb);
+	wr(LVT_TIMER, 0x20030);
+	wr(INITIAL, 1);
+	while (vm->paused_tsc < VDEV_FAKE_HZ / 100) { /* 10 ms */
+		u64 at = l->deadline;
+
+		vm->paused_tsc = MAX(vm->paused_tsc, at);
+		vdev_fake_jump(vm, 0);
+		n++;
+	}
+	assert_true(n <= 202);
+	assert_int_equal(take(), 0x30);
+}
+
+static void test_masked_timer(void **unused)
+{
+	wr(DIVIDE, 0xb);
+	wr(LVT_TIMER, 0x10030);
+	wr(INITIAL, 1000);
+	vdev_fake_run(vm, 2000);
+	assert_int_equal(rd(CURRENT), 0);
+	wr(LVT_TIMER, 0x30);
+	assert_int_equal(take(), -1);
+}
+
+static void test_tsc_deadline(void **unused)
+{
+	vdev_fake_run(vm, 5000);
+	wrmsr(0x6e0, 9000);
+	assert_int_equal(msr(0x6e0), 0); /* not in that mode: ignored */
+	wr(LVT_TIMER, 0x400ec);
+	wr(INITIAL, 1000);
+	assert_int_equal(rd(INITIAL), 0);
+	wrmsr(0x6e0, 9000);
+	assert_int_equal(msr(0x6e0), 9000);
+	assert_int_equal(rd(CURRENT), 0);
+	vdev_fake_run(vm, 3999);
+	assert_int_equal(take(), -1);
+	vdev_fake_run(vm, 1);
+	assert_int_equal(take(), 0xec);
+	assert_int_equal(msr(0x6e0), 0); /* disarmed by expiry */
+	wr(EOI, 0);
+	wrmsr(0x6e0, 100); /* past: at once */
+	vdev_fake_run(vm, 0);
+	assert_int_equal(take(), 0xec);
+	wr(EOI, 0);
+	wrmsr(0x6e0, 20000);
+	wrmsr(0x6e0, 0);
+	vdev_fake_run(vm, 50000);
+	assert_int_equal(take(), -1);
+	wrmsr(0x6e0, 90000);
+	wr(LVT_TIMER, 0xec); /* change of mode disarms */
+	vdev_fake_run(vm, 100000);
+	assert_int_equal(take(), -1);
+	wr(LVT_TIMER, 0x400ec);
+	wrmsr(0x6e0, ~0ull);
+	vdev_fake_run(vm, 1000);
+	assert_int_equal(take(), -1);
+}
+
+static void test_self_ipi_and_shorthand(void **unused)
+{
+	wr(ICR, 0x40000 | 0x77); /* self */
+	assert_int_equal(take(), 0x77);
+	wr(EOI, 0);
+	wr(ICR, 0x80000 | 0x78); /* all */
+	assert_int_equal(take(), 0x78);
+	wr(EOI, 0);
+	wr(ICR, 0xc0000 | 0x79); /* all but self */
+	assert_int_equal(take(), -1);
+	wr(ICR_HI, 0);
+	wr(ICR, 0x7a);
+	assert_int_equal(take(), 0x7a);
+	wr(EOI, 0);
+	assert_int_equal(rd(ICR), 0x7a); /* never busy */
+	wr(ICR_HI, 0x01000000);
+	wr(ICR, 0x7b);
+	assert_int_equal(take(), -1); /* nobody has ID 1 */
+	wr(ICR_HI, 0xff000000);
+	wr(ICR, 0x7c);
+	assert_int_equal(take(), 0x7c); /* broadcast */
+	wr(EOI, 0);
+	wr(ICR_HI, 0);
+	wr(ICR, 0x4500); /* INIT and SIPI to the only CPU: nothing here */
+	wr(ICR, 0x4600 | 0x9a);
+	assert_int_equal(take(), -1);
+}
+
+static void test_logical(void **unused)
+{
+	wr(DFR, 0xffffffff);
+	wr(LDR, 0x04000000);
+	lapic_deliver(vm, 0x05, true, 0, 0x51, false);
+	assert_int_equal(take(), 0x51);
+	wr(EOI, 0);
+	lapic_deliver(vm, 0x03, true, 0, 0x51, false);
+	assert_int_equal(take(), -1);
+	wr(DFR, 0x0fffffff); /* cluster */
+	wr(LDR, 0x24000000);
+	lapic_deliver(vm, 0x26, true, 1, 0x52, false);
+	assert_int_equal(take(), 0x52);
+	wr(EOI, 0);
+	lapic_deliver(vm, 0x16, true, 1, 0x52, false);
+	lapic_deliver(vm, 0x21, true, 1, 0x52, false);
+	assert_int_equal(take(), -1);
+}
+
+static void test_errors(void **unused)
+{
+	wr(LVT_ERROR, 0xfe);
+	wr(ICR, 0x40000 | 0x0f); /* illegal vector */
+	assert_int_equal(rd(ESR), 0); /* shown after a write only */
+	wr(ESR, 0);
+	assert_int_equal(rd(ESR), 0x20);
+	assert_int_equal(take(), 0xfe);
+	wr(EOI, 0);
+	wr(ESR, 0);
+	assert_int_equal(rd(ESR), 0);
+	send(0x0e);
+	wr(ESR, 0);
+	assert_int_equal(rd(ESR), 0x40);
+	rd(0x3a0); /* no such register */
+	wr(ESR, 0);
+	assert_int_equal(rd(ESR), 0x80);
+	rd(0x2f0); /* CMCI is not there either */
+	wr(LVT_ERROR, 5); /* an error vector that is an error itself */
+	wr(ICR, 0x40000 | 0x0f);
+	wr(ESR, 0);
+	assert_int_equal(rd(ESR), 0xe0);
+}
+
+static void test_base_transitions(void **unused)
+{
+	u64 v;
+
+	wrmsr_gp(0x1b, 0xfee00d01); /* reserved bit */
+	wrmsr_gp(0x1b, 1ull << 52 | 0xfee00900);
+	wrmsr_gp(0x1b, 0xfee00500); /* EXTD without EN */
+	assert_int_equal(lapic_msr_read(l, 0x802, &v), -E_INVAL); /* not in x2APIC mode */
+	wrmsr_gp(0x80f, 0x1ff);
+	x2apic();
+	assert_int_equal(msr(0x1b), 0xfee00d00);
+	wrmsr_gp(0x1b, 0xfee00900); /* x2APIC -> xAPIC */
+	wrmsr(0x80f, 0x1f0);
+	wrmsr(0x1b, 0xfee00100);
+	wrmsr_gp(0x1b, 0xfee00d00); /* off -> x2APIC */
+	wrmsr(0x1b, 0xfee00900);
+	assert_int_equal(rd(SVR), 0xff); /* power-up state */
+	send(0x55);
+	assert_int_equal(take(), -1);
+}
+
+static void test_x2apic(void **unused)
+{
+	u64 v;
+
+	x2apic();
+	assert_int_equal(msr(0x802), 0);
+	assert_int_equal(msr(0x803), 0x50014);
+	assert_int_equal(msr(0x80d), 1);
+	wrmsr_gp(0x802, 0);
+	wrmsr_gp(0x80d, 1);
+	wrmsr_gp(0x80e, 0);
+	assert_int_equal(lapic_msr_read(l, 0x80e, &v), -E_INVAL);
+	assert_int_equal(lapic_msr_read(l, 0x831, &v), -E_INVAL);
+	assert_int_equal(lapic_msr_read(l, 0x80b, &v), -E_INVAL); /* EOI is write-only */
+	assert_int_equal(lapic_msr_read(l, 0x83f, &v), -E_INVAL);
+	assert_int_equal(lapic_msr_read(l, 0x8ff, &v), -E_INVAL);
+	wrmsr_gp(0x808, 0x100);
+	wrmsr(0x808, 0x20);
+	assert_int_equal(lapic_cr8(l), 2);
+	wrmsr_gp(0x80b, 1);
+	wrmsr_gp(0x828, 1);
+	wrmsr_gp(0x80f, 0x1000);
+	wrmsr_gp(0x832, 0x80000);
+	wrmsr_gp(0x83e, 4);
+	wrmsr_gp(0x838, 1ull << 32);
+	wrmsr_gp(0x830, 0x2000);
+	wrmsr_gp(0x830, 0x100000);
+	wrmsr(0x83f, 0x81);
+	assert_int_equal(take(), 0x81);
+	wrmsr(0x80b, 0);
+	wrmsr(0x830, 0x82); /* physical destination 0 */
+	assert_int_equal(take(), 0x82);
+	wrmsr(0x80b, 0);
+	assert_int_equal(msr(0x830), 0x82);
+	wrmsr(0x830, 0xffffffffull << 32 | 0x83);
+	assert_int_equal(take(), 0x83);
+	wrmsr(0x80b, 0);
+	wrmsr(0x830, 1ull << 32 | 0x800 | 0x84); /* logical, cluster 0, member 0 */
+	assert_int_equal(take(), 0x84);
+	wrmsr(0x80b, 0);
+	wrmsr(0x830, 0x10001ull << 32 | 0x800 | 0x85); /* cluster 1 */
+	assert_int_equal(take(), -1);
+	wrmsr(0x832, 0x400ec);
+	wrmsr(0x6e0, vm->paused_tsc + 10);
+	vdev_fake_run(vm, 10);
+	assert_int_equal(take(), 0xec);
+	wr(EOI, 0);
+}
+
+static void test_post_load(void **unused)
+{
+	u32 *w = vdev_fake_state(l), keep;
+	unsigned refused = 0, words = lapic_type.mig.state_size / 4;
+
+	wr(LVT_TIMER, 0x20030);
+	wr(INITIAL, 1000);
+	assert_int_equal(lapic_type.mig.post_load(l, NULL), 0);
+	assert_int_equal(l->deadline, 2000); /* armed again; divide by 2 */
+	for (unsigned i = 0; i < words; i++) {
+		keep = w[i];
+		w[i] = 0xffffffff;
+		refused += lapic_type.mig.post_load(l, NULL) != 0;
+		w[i] = keep;
+	}
+	/* All but the upper IRR, ISR, TMR words, LDR/DFR halves and the like have bits that cannot be. */
+	assert_true(refused >= words - 3 * 7 - 6);
+	w[2] = 5; /* TSC deadline armed in another mode */
+	assert_int_equal(lapic_type.mig.post_load(l, NULL), -E_INVAL);
+	w[2] = 0;
+	assert_int_equal(lapic_type.mig.post_load(l, NULL), 0);
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(test_identity), T(test_priorities), T(test_software_disable), T(test_extint), T(test_one_shot),
+		T(test_divide), T(test_periodic), T(test_periodic_flood), T(test_masked_timer), T(test_tsc_deadline),
+		T(test_self_ipi_and_shorthand), T(test_logical), T(test_errors), T(test_base_transitions),
+		T(test_x2apic), T(test_post_load),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
