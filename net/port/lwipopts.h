@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: MIT */
+/* lwIP: one thread, polled; IPv4, TCP for us, UDP for DHCP only. */
+#pragma once
+
+#define NO_SYS 1
+#define SYS_LIGHTWEIGHT_PROT 0
+#define LWIP_SOCKET 0
+#define LWIP_NETCONN 0
+#define LWIP_RAW 0
+#define LWIP_IPV6 0
+#define LWIP_STATS 0
+#define LWIP_DNS 0
+#define LWIP_DHCP 1
+#define LWIP_DHCP_DOES_ACD_CHECK 0
+#define LWIP_ACD 0
+#define LWIP_NETIF_HOSTNAME 1
+#define LWIP_NETIF_STATUS_CALLBACK 1
+#define LWIP_NETIF_TX_SINGLE_PBUF 0
+#define LWIP_ICMP 1
+/* Nobody has a reason to send us fragments (MSS fits the link); reassembly is memory for strangers. */
+#define IP_REASSEMBLY 0
+#define IP_FRAG 0
+
+/* Memory: structures in small fixed pools, everything of variable size from net_mem_alloc() (port/net_mem.c). */
+#define MEM_ALIGNMENT 8
+#define MEM_LIBC_MALLOC 1
+#define mem_clib_malloc net_mem_alloc
+#define mem_clib_calloc net_mem_calloc
+#define mem_clib_free net_mem_free
+#define MEMP_MEM_MALLOC 0
+#define MEMP_NUM_TCP_PCB 48
+#define MEMP_NUM_TCP_PCB_LISTEN 2
+#define MEMP_NUM_TCP_SEG 1536
+#define MEMP_NUM_UDP_PCB 2
+#define MEMP_NUM_PBUF 64
+#define MEMP_NUM_ARP_QUEUE 16
+/* Received frames are PBUF_RAM of their own length, so that small ones cannot hoard big buffers. */
+#define PBUF_POOL_SIZE 2
+/* The check that it complains about assumes reception into the pool. */
+#define LWIP_DISABLE_TCP_SANITY_CHECKS 1
+#define PBUF_POOL_BUFSIZE 1536
+
+#define LWIP_TCP 1
+#define TCP_MSS 1460
+#define LWIP_WND_SCALE 1
+#define TCP_RCV_SCALE 3
+#define TCP_WND (256 * 1024)
+#define TCP_SND_BUF (256 * 1024)
+#define TCP_SND_QUEUELEN ((4 * TCP_SND_BUF) / TCP_MSS)
+#define TCP_SNDLOWAT (16 * 1024)
+#define TCP_LISTEN_BACKLOG 1
+#define TCP_DEFAULT_LISTEN_BACKLOG 8
+#define TCP_QUEUE_OOSEQ 1
+/* Out-of-order data is the one thing that a stranger can make us hold: 16 x 48 frames. */
+#define TCP_OOSEQ_MAX_PBUFS 48
+#define TCP_MSL 2000
+#define LWIP_TCP_RTO_TIME 1000
+#define LWIP_TCP_KEEPALIVE 1
+/* RFC 6528 wants sequence numbers that cannot be guessed. */
+#define LWIP_HOOK_TCP_ISN(lip, lport, rip, rport) net_rand32()
+
+#define LWIP_CHKSUM net_chksum
+#define LWIP_CHECKSUM_ON_COPY 0
+
+#ifdef NET_TEST
+#define LWIP_HAVE_LOOPIF 1
+#define LWIP_NETIF_LOOPBACK 1
+#else
+#define LWIP_HAVE_LOOPIF 0
+#endif

@@ -1,0 +1,1086 @@
+/* SPDX-License-Identifier: MIT */
+/* lwIP's callbacks only queue; all TLS work is done from tls_poll() and the stream's own calls, so nothing here is ever
+ * entered twice. A connection gives its TCP window back only as TLS consumes bytes: a reader that does not read slows
+ * the peer down and costs at most one window. */
+#define MBEDTLS_ALLOW_PRIVATE_ACCESS
+#include "net/tls.h"
+#include "hv/lib/clock.h"
+#include "hv/lib/log.h"
+#include "hv/mm/frame.h"
+#include "lwip/priv/tcp_priv.h"
+#include "lwip/tcp.h"
+#include "mbedtls/oid.h"
+#include "mbedtls/platform_time.h"
+#include "mbedtls/platform_util.h"
+#include "mbedtls/net_sockets.h"
+#include "mbedtls/ssl.h"
+#include "psa/crypto.h"
+#include "ssl_misc.h"
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define RX_SLOTS 256             /* received pbufs waiting; lwIP keeps the next one when they are full */
+#define STAGE_BYTES 16384        /* small writes are gathered into full records */
+#define CREDIT_BYTES (32 * 1024) /* window is given back in steps of this */
+#define OUTPUT_BYTES (32 * 1024) /* TCP is told to send in steps of this, so that segments are full */
+#define FLUSH_US (5 * 1000000ull)
+#define LINGER_US (2 * 1000000ull)
+
+enum conn_state {
+	CONN_CONNECTING, /* TCP */
+	CONN_HANDSHAKE,
+	CONN_OPEN,
+	CONN_FAILED,     /* s.error is set; waits for its owner to close */
+	CONN_FLUSH,      /* closed by its owner, still sending */
+	CONN_LINGER,     /* our FIN is out; a reset now could destroy what the peer has not read yet */
+};
+
+struct conn {
+	struct stream s;
+	enum conn_state state;
+	bool inbound;
+	struct tls_identity *id;
+	struct tcp_pcb *pcb;          /* NULL once lwIP has dropped it */
+	err_t tcp_error;
+	struct pbuf *rx[RX_SLOTS];
+	u32 rx_head, rx_tail, rx_off; /* rx_off: bytes of rx[rx_tail] already consumed */
+	bool rx_fin, sniffed;
+	bool given;                   /* somebody owns the stream and will close it */
+	u32 credit, unsent;
+	mbedtls_ssl_context ssl;
+	bool ssl_live;
+	u8 *stage;
+	u32 staged, stage_size;
+	u64 deadline;                 /* of the present state; ~0: none */
+	u64 progress_us;              /* last acknowledgement or arrival */
+	char want_name[32];           /* of the server, outbound */
+	struct error verify;          /* what was wrong with the peer's certificate */
+};
+
+struct tls_identity {
+	mbedtls_x509_crt ca, crt;
+	mbedtls_pk_context key;
+	mbedtls_ssl_config server, client_qmp, client_mig;
+	struct tcp_pcb *listener;
+	void (*accept)(struct stream *);
+	char name[32], role[16];
+};
+
+static struct conn *conns[TLS_MAX_INBOUND + TLS_MAX_OUTBOUND];
+static unsigned next_handshake;
+static const struct stream_ops conn_ops;
+static const char *alpn_both[] = { ALPN_QMP, ALPN_MIG, NULL };
+static const char *alpn_qmp[] = { ALPN_QMP, NULL };
+static const char *alpn_mig[] = { ALPN_MIG, NULL };
+static const int suites[] = { MBEDTLS_TLS1_3_AES_128_GCM_SHA256, 0 };
+static const u16 groups[] = { MBEDTLS_SSL_IANA_TLS_GROUP_X25519, MBEDTLS_SSL_IANA_TLS_GROUP_SECP256R1,
+                              MBEDTLS_SSL_IANA_TLS_GROUP_NONE };
+static const u16 sig_algs[] = { MBEDTLS_TLS1_3_SIG_ECDSA_SECP256R1_SHA256, MBEDTLS_TLS1_3_SIG_NONE };
+
+/* --- Certificates --- */
+
+/* The one value of that attribute; false if it is missing, repeated, too long or has odd characters. */
+static bool cert_attr(const mbedtls_x509_crt *crt, const char *oid, size_t oid_len, char *out, size_t size)
+{
+	unsigned found = 0;
+
+	out[0] = 0;
+	for (const mbedtls_x509_name *n = &crt->subject; n; n = n->next) {
+		if (n->oid.len != oid_len || memcmp(n->oid.p, oid, oid_len))
+			continue;
+		if (found++ || n->val.len == 0 || n->val.len >= size)
+			return false;
+		for (size_t i = 0; i < n->val.len; i++) {
+			u8 c = n->val.p[i];
+
+			if (!(c >= '0' && c <= '9') && !(c >= 'a' && c <= 'z') && !(c >= 'A' && c <= 'Z') && !strchr("-._@", c))
+				return false;
+			out[i] = (char)c;
+		}
+		out[n->val.len] = 0;
+	}
+	return found == 1;
+}
+
+static void cert_names(const mbedtls_x509_crt *crt, char name[32], char role[16])
+{
+	if (!cert_attr(crt, MBEDTLS_OID_AT_CN, MBEDTLS_OID_SIZE(MBEDTLS_OID_AT_CN), name, 32))
+		strcpy(name, "?");
+	if (!cert_attr(crt, MBEDTLS_OID_AT_ORG_UNIT, MBEDTLS_OID_SIZE(MBEDTLS_OID_AT_ORG_UNIT), role, 16))
+		strcpy(role, "?");
+}
+
+static const char *clock_text(char out[24])
+{
+	mbedtls_time_t t = (mbedtls_time_t)wall_seconds();
+	struct tm tm;
+
+	if (!mbedtls_platform_gmtime_r(&t, &tm))
+		return "unset";
+	snprintf(out, 24, "%04d-%02d-%02d %02d:%02d", tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min);
+	return out;
+}
+
+static const char *date_text(char out[24], const mbedtls_x509_time *t)
+{
+	snprintf(out, 24, "%04d-%02d-%02d %02d:%02d", t->year, t->mon, t->day, t->hour, t->min);
+	return out;
+}
+
+/* Says what is wrong with a certificate; whose: "its certificate", "\godwit\host.crt"... want: name that was meant, or NULL. */
+static void cert_explain(struct error *e, const char *whose, const mbedtls_x509_crt *crt, u32 flags, const char *want)
+{
+	char name[32], role[16], date[24], clock[24], issuer[64];
+
+	cert_names(crt, name, role);
+	if (flags & (MBEDTLS_X509_BADCERT_NOT_TRUSTED | MBEDTLS_X509_BADCERT_BAD_MD | MBEDTLS_X509_BADCERT_BAD_PK |
+	             MBEDTLS_X509_BADCERT_BAD_KEY)) {
+		if (mbedtls_x509_dn_gets(issuer, sizeof(issuer), &crt->issuer) < 0)
+			strcpy(issuer, "?");
+		error_set(e, E_AUTH, "%s (for '%s', issued by '%s') is not from this host's CA. All of a cluster must be enrolled "
+			"with one CA: 'godwit ca enroll %s' there, or put the right ca.crt here", whose, name, issuer, name);
+	} else if (flags & MBEDTLS_X509_BADCERT_EXPIRED) {
+		error_set(e, E_AUTH, "%s (for '%s') expired on %s UTC; this host's clock says %s UTC. Renew it with 'godwit ca "
+			"enroll %s --force', or set the clock in the firmware setup if it is wrong", whose, name,
+			date_text(date, &crt->valid_to), clock_text(clock), name);
+	} else if (flags & MBEDTLS_X509_BADCERT_FUTURE) {
+		error_set(e, E_AUTH, "%s (for '%s') is not valid before %s UTC; this host's clock says %s UTC. Set the clock in the "
+			"firmware setup if it is wrong", whose, name, date_text(date, &crt->valid_from), clock_text(clock));
+	} else if (flags & MBEDTLS_X509_BADCERT_CN_MISMATCH) {
+		error_set(e, E_AUTH, "%s is for '%s', not for '%s'. Is the address right? If the host was renamed: 'godwit ca enroll "
+			"%s'", whose, name, want ? want : "?", want ? want : name);
+	} else if (flags) {
+		error_set(e, E_AUTH, "%s (for '%s') may not be used for this (flags %x). Make a new one with 'godwit ca enroll "
+			"%s --force'", whose, name, (unsigned)flags, name);
+	}
+}
+
+static bool role_known(const char *role)
+{
+	return !strcmp(role, "admin") || !strcmp(role, "operator") || !strcmp(role, "viewer") || !strcmp(role, "host");
+}
+
+/* mbedTLS calls this for every certificate of the chain, the CA first, the peer's own (depth 0) last. */
+static int conn_verify(void *arg, mbedtls_x509_crt *crt, int depth, uint32_t *flags)
+{
+	struct conn *c = arg;
+	const char *alpn = mbedtls_ssl_get_alpn_protocol(&c->ssl);
+	bool need_host = !c->inbound || (alpn && !strcmp(alpn, ALPN_MIG));
+
+	cert_explain(&c->verify, depth ? "its CA certificate" : "its certificate", crt, *flags, c->want_name);
+	if (depth || *flags)
+		return 0;
+	cert_names(crt, c->s.peer_name, c->s.peer_role);
+	if (!role_known(c->s.peer_role) || c->s.peer_name[0] == '?') {
+		*flags |= MBEDTLS_X509_BADCERT_OTHER;
+		error_set(&c->verify, E_AUTH, "its certificate has name (CN) '%s' and role (OU) '%s'; the role must be admin, operator, "
+			"viewer or host. Make it with 'godwit ca enroll NAME --role ROLE'", c->s.peer_name, c->s.peer_role);
+	} else if (need_host && strcmp(c->s.peer_role, "host")) {
+		*flags |= MBEDTLS_X509_BADCERT_OTHER;
+		error_set(&c->verify, E_AUTH, "its certificate ('%s') has the role %s, but only a host may %s. Is the address right?",
+			c->s.peer_name, c->s.peer_role, c->inbound ? "move guests here" : "answer there");
+	} else if (!c->inbound && strcmp(c->s.peer_name, c->want_name)) {
+		*flags |= MBEDTLS_X509_BADCERT_CN_MISMATCH;
+		cert_explain(&c->verify, "its certificate", crt, *flags, c->want_name);
+	}
+	return 0;
+}
+
+int tls_init(struct error *e)
+{
+	int r = entropy_check();
+
+	if (r == -E_UNSUPPORTED)
+		return error_set(e, E_UNSUPPORTED, "this CPU has neither RDSEED nor RDRAND, so no TLS keys can be made: the network "
+			"stays off. Use a CPU that has them (in an emulator, choose a CPU model with rdrand)");
+	if (r)
+		return error_set(e, E_IO, "the CPU's random number generator (%s) repeats itself, so no TLS keys are made: the network "
+			"stays off. Update the CPU's microcode (firmware update)", entropy_source());
+	if (psa_crypto_init() != PSA_SUCCESS)
+		return error_set(e, E_NOMEM, "TLS did not start: no memory or no random numbers");
+	return 0;
+}
+
+static int config_init(mbedtls_ssl_config *conf, struct tls_identity *id, int endpoint, const char **alpn)
+{
+	if (mbedtls_ssl_config_defaults(conf, endpoint, MBEDTLS_SSL_TRANSPORT_STREAM, MBEDTLS_SSL_PRESET_DEFAULT))
+		return -E_NOMEM;
+	mbedtls_ssl_conf_authmode(conf, MBEDTLS_SSL_VERIFY_REQUIRED);
+	mbedtls_ssl_conf_ca_chain(conf, &id->ca, NULL);
+	mbedtls_ssl_conf_rng(conf, mbedtls_psa_get_random, MBEDTLS_PSA_RANDOM_STATE);
+	mbedtls_ssl_conf_ciphersuites(conf, suites);
+	mbedtls_ssl_conf_groups(conf, groups);
+	mbedtls_ssl_conf_sig_algs(conf, sig_algs);
+	if (mbedtls_ssl_conf_alpn_protocols(conf, alpn) || mbedtls_ssl_conf_own_cert(conf, &id->crt, &id->key))
+		return -E_NOMEM;
+	return 0;
+}
+
+/* PEM parsers want a NUL at the end. */
+static u8 *pem_copy(const void *data, size_t len)
+{
+	u8 *p = len && len <= 65536 ? heap_calloc(1, len + 1) : NULL;
+
+	if (p)
+		memcpy(p, data, len);
+	return p;
+}
+
+static void pem_drop(u8 *p, size_t len)
+{
+	if (p)
+		mbedtls_platform_zeroize(p, len);
+	heap_free(p);
+}
+
+static int identity_parse(struct tls_identity *id, const struct tls_files *f, struct error *e)
+{
+	u8 *ca = pem_copy(f->ca, f->ca_len), *crt = pem_copy(f->crt, f->crt_len), *key = pem_copy(f->key, f->key_len);
+	int r;
+
+	if (!ca || (r = mbedtls_x509_crt_parse(&id->ca, ca, f->ca_len + 1)) != 0)
+		error_set(e, E_INVAL, "\\godwit\\ca.crt is not a PEM certificate; copy the cluster's ca.crt there ('godwit ca enroll')");
+	else if (!crt || (r = mbedtls_x509_crt_parse(&id->crt, crt, f->crt_len + 1)) != 0)
+		error_set(e, E_INVAL, "\\godwit\\host.crt is not a PEM certificate; make it with 'godwit ca enroll HOST'");
+	else if (!key || (r = mbedtls_pk_parse_key(&id->key, key, f->key_len + 1, NULL, 0, mbedtls_psa_get_random,
+	                                           MBEDTLS_PSA_RANDOM_STATE)) != 0)
+		error_set(e, E_INVAL, "\\godwit\\host.key is not a PEM private key without passphrase; make it with 'godwit ca enroll HOST'");
+	else if (!mbedtls_pk_can_do(&id->key, MBEDTLS_PK_ECDSA) || mbedtls_pk_get_bitlen(&id->key) != 256)
+		error_set(e, E_INVAL, "\\godwit\\host.key is not an EC P-256 key; make a new one with 'godwit ca enroll HOST --force'");
+	else if (mbedtls_pk_check_pair(&id->crt.pk, &id->key, mbedtls_psa_get_random, MBEDTLS_PSA_RANDOM_STATE))
+		error_set(e, E_INVAL, "\\godwit\\host.key does not belong to \\godwit\\host.crt; copy both from the same 'godwit ca enroll'");
+	pem_drop(ca, f->ca_len);
+	pem_drop(crt, f->crt_len);
+	pem_drop(key, f->key_len);
+	return e->code ? -e->code : 0;
+}
+
+struct own_check { struct error *e; };
+
+static int own_verify(void *arg, mbedtls_x509_crt *crt, int depth, uint32_t *flags)
+{
+	cert_explain(((struct own_check *)arg)->e, depth ? "\\godwit\\ca.crt" : "\\godwit\\host.crt", crt, *flags, NULL);
+	return 0;
+}
+
+struct tls_identity *tls_identity_load(const struct tls_files *files, const char *host, struct error *e)
+{
+	struct tls_identity *id = heap_calloc(1, sizeof(*id));
+	struct error own = { 0 };
+	struct own_check check = { &own };
+	u32 flags = 0;
+
+	if (!id) {
+		error_set(e, E_NOMEM, "no memory for the TLS identity");
+		return NULL;
+	}
+	mbedtls_x509_crt_init(&id->ca);
+	mbedtls_x509_crt_init(&id->crt);
+	mbedtls_pk_init(&id->key);
+	mbedtls_ssl_config_init(&id->server);
+	mbedtls_ssl_config_init(&id->client_qmp);
+	mbedtls_ssl_config_init(&id->client_mig);
+	if (identity_parse(id, files, &own))
+		goto fail;
+	cert_names(&id->crt, id->name, id->role);
+	if (host) {
+		if (mbedtls_x509_crt_verify(&id->crt, &id->ca, NULL, NULL, &flags, own_verify, &check) && !own.code)
+			error_set(&own, E_AUTH, "\\godwit\\host.crt cannot be verified (flags %x); make it anew with 'godwit ca enroll "
+				"%s --force'", (unsigned)flags, host);
+		if (strcmp(id->name, host))
+			error_set(&own, E_AUTH, "\\godwit\\host.crt is for '%s', but godwit.conf calls this host '%s'. Make the two the "
+				"same, or 'godwit ca enroll %s'", id->name, host, host);
+		if (strcmp(id->role, "host"))
+			error_set(&own, E_AUTH, "\\godwit\\host.crt has the role (OU) '%s' instead of 'host'; make it with 'godwit ca "
+				"enroll %s'", id->role, host);
+		if (own.code)
+			goto fail;
+	}
+	if (config_init(&id->server, id, MBEDTLS_SSL_IS_SERVER, alpn_both) ||
+	    config_init(&id->client_qmp, id, MBEDTLS_SSL_IS_CLIENT, alpn_qmp) ||
+	    config_init(&id->client_mig, id, MBEDTLS_SSL_IS_CLIENT, alpn_mig)) {
+		error_set(&own, E_NOMEM, "no memory for the TLS configuration");
+		goto fail;
+	}
+	return id;
+fail:
+	error_set(e, own.code, "%s", own.text);
+	tls_identity_free(id);
+	return NULL;
+}
+
+void tls_identity_free(struct tls_identity *id)
+{
+	if (!id)
+		return;
+	if (id->listener)
+		tcp_close(id->listener);
+	mbedtls_ssl_config_free(&id->server);
+	mbedtls_ssl_config_free(&id->client_qmp);
+	mbedtls_ssl_config_free(&id->client_mig);
+	mbedtls_pk_free(&id->key);
+	mbedtls_x509_crt_free(&id->crt);
+	mbedtls_x509_crt_free(&id->ca);
+	heap_free(id);
+}
+
+/* --- Life of a connection --- */
+
+static void rx_drop(struct conn *c)
+{
+	while (c->rx_tail != c->rx_head) {
+		struct pbuf *p = c->rx[c->rx_tail++ % RX_SLOTS];
+
+		c->credit += p->tot_len - c->rx_off;
+		c->rx_off = 0;
+		pbuf_free(p);
+	}
+}
+
+static void credit_return(struct conn *c)
+{
+	while (c->credit && c->pcb) {
+		u16 n = (u16)MIN(c->credit, 0xffffu);
+
+		c->credit -= n;
+		tcp_recved(c->pcb, n);
+	}
+	c->credit = 0;
+}
+
+/* The pcb belongs to lwIP alone from now on. */
+static void pcb_detach(struct conn *c)
+{
+	tcp_arg(c->pcb, NULL);
+	tcp_recv(c->pcb, NULL);
+	tcp_sent(c->pcb, NULL);
+	tcp_err(c->pcb, NULL);
+	c->pcb = NULL;
+}
+
+static void pcb_abort(struct conn *c)
+{
+	struct tcp_pcb *pcb = c->pcb;
+
+	if (!pcb)
+		return;
+	pcb_detach(c);
+	tcp_abort(pcb);
+}
+
+/* Gives the memory of TLS back; the pcb may live on to deliver what is queued. */
+static void conn_strip(struct conn *c)
+{
+	rx_drop(c);
+	if (c->ssl_live)
+		mbedtls_ssl_free(&c->ssl);
+	c->ssl_live = false;
+	if (c->stage) {
+		mbedtls_platform_zeroize(c->stage, STAGE_BYTES);
+		heap_free(c->stage);
+	}
+	c->stage = NULL;
+}
+
+static void conn_free(struct conn *c)
+{
+	BUG_ON(c->pcb);
+	conn_strip(c);
+	for (unsigned i = 0; i < ARRAY_SIZE(conns); i++)
+		if (conns[i] == c)
+			conns[i] = NULL;
+	mbedtls_platform_zeroize(c, sizeof(*c));
+	heap_free(c);
+}
+
+/* Sends FIN, then waits a little for the peer's, throwing away what still comes. */
+static void conn_linger(struct conn *c)
+{
+	struct tcp_pcb *pcb = c->pcb;
+	bool early = c->state == CONN_CONNECTING;
+
+	conn_strip(c);
+	credit_return(c);
+	if (!pcb || early) {
+		pcb_abort(c);
+		conn_free(c);
+		return;
+	}
+	c->state = CONN_LINGER;
+	c->deadline = now_us() + LINGER_US;
+	if (c->rx_fin) {
+		pcb_detach(c);
+		if (tcp_close(pcb) != ERR_OK)
+			tcp_abort(pcb);
+		conn_free(c);
+		return;
+	}
+	if (tcp_shutdown(pcb, 0, 1) != ERR_OK) {
+		pcb_abort(c);
+		conn_free(c);
+	}
+}
+
+/* An inbound peer that never became anybody's stream. */
+static void conn_reject(struct conn *c)
+{
+	log_guest(LOG_WARN, "net", "%s: connection refused: %s", c->s.peer_addr, c->s.error.text);
+	conn_linger(c);
+}
+
+static int __printf(3, 4) conn_fail(struct conn *c, enum err code, const char *fmt, ...)
+{
+	char text[300];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	if (c->inbound)
+		error_set(&c->s.error, code, "%s", text);
+	else
+		error_set(&c->s.error, code, "host '%s' at %s: %s", c->want_name, c->s.peer_addr, text);
+	c->state = CONN_FAILED;
+	c->deadline = ~0ull;
+	return -c->s.error.code;
+}
+
+/* A fatal alert is the peer's word on what it did not like about us. */
+static int conn_fail_alert(struct conn *c, u8 alert)
+{
+	static const struct { u8 code; const char *text; } alerts[] = {
+		{ 10, "unexpected_message: the two versions do not understand each other" },
+		{ 40, "handshake_failure: no common TLS parameters; are both ends the same version of Godwit?" },
+		{ 42, "bad_certificate: it does not take this host's certificate; is the name in it right?" },
+		{ 43, "unsupported_certificate: this host's certificate is of the wrong kind; make it with 'godwit ca enroll'" },
+		{ 44, "certificate_revoked: this host's certificate was withdrawn" },
+		{ 45, "certificate_expired: its clock says that this host's certificate is out of date; renew it with 'godwit ca enroll "
+		      "--force', or set the clocks" },
+		{ 46, "certificate_unknown: it does not accept this host's certificate; are both clocks right?" },
+		{ 48, "unknown_ca: this host's certificate is not from its CA; enrol both with one CA" },
+		{ 49, "access_denied: the role in this host's certificate does not allow this" },
+		{ 70, "protocol_version: it does not speak TLS 1.3" },
+		{ 80, "internal_error: it has a problem of its own; its log says which" },
+		{ 116, "certificate_required: it got no certificate from here" },
+		{ 120, "no_application_protocol: it is not a Godwit of this version" },
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(alerts); i++)
+		if (alerts[i].code == alert)
+			return conn_fail(c, E_AUTH, "refused this end with TLS alert %s", alerts[i].text);
+	return conn_fail(c, E_AUTH, "refused this end with TLS alert %u", alert);
+}
+
+static int conn_fail_tls(struct conn *c, int r)
+{
+	bool handshake = c->state == CONN_HANDSHAKE;
+
+	if (c->state == CONN_FAILED)
+		return -c->s.error.code;
+	if (c->verify.code)
+		return conn_fail(c, c->verify.code, "%s", c->verify.text);
+	switch (r) {
+	case MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE:
+		return conn_fail_alert(c, c->ssl.in_msg[1]);
+	case MBEDTLS_ERR_X509_CERT_VERIFY_FAILED:
+	case MBEDTLS_ERR_SSL_BAD_CERTIFICATE:
+		return conn_fail(c, E_AUTH, "its certificate is not acceptable (flags %x). Is it made by 'godwit ca enroll' for this use?",
+			(unsigned)mbedtls_ssl_get_verify_result(&c->ssl));
+	case MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE:
+		return conn_fail(c, E_AUTH, "it showed no certificate. Make one with 'godwit ca enroll NAME --role ROLE' and use it");
+	case MBEDTLS_ERR_SSL_NO_APPLICATION_PROTOCOL:
+		return conn_fail(c, E_PROTO, "it offers no protocol (ALPN) that is known here; known: " ALPN_QMP ", " ALPN_MIG);
+	case MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION:
+		return conn_fail(c, E_PROTO, "it does not speak TLS 1.3. Use a newer client");
+	case MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY:
+	case MBEDTLS_ERR_SSL_CONN_EOF:
+		if (handshake)
+			return conn_fail(c, E_IO, "closed the connection during the TLS handshake. Is it a Godwit, and are both ends "
+				"enrolled with the same CA?");
+		return conn_fail(c, E_IO, "closed the connection");
+	case MBEDTLS_ERR_NET_CONN_RESET:
+		if (handshake && !c->inbound)
+			return conn_fail(c, E_IO, "dropped the connection during the TLS handshake: it may have too many connections, or "
+				"have been restarted. Try again");
+		return conn_fail(c, E_IO, "the connection was lost (%s)", c->tcp_error == ERR_ABRT ? "timeout" : "reset");
+	case MBEDTLS_ERR_SSL_ALLOC_FAILED:
+	case MBEDTLS_ERR_MPI_ALLOC_FAILED:
+	case PSA_ERROR_INSUFFICIENT_MEMORY:
+		return conn_fail(c, E_NOMEM, "this host has no memory for another TLS connection");
+	case MBEDTLS_ERR_SSL_INVALID_MAC:
+		return conn_fail(c, E_PROTO, "sent a TLS record that was changed on the way");
+	}
+	return conn_fail(c, E_PROTO, "%s (mbedTLS error -0x%04x)", handshake ? "the TLS handshake failed" : "broke the TLS protocol",
+		(unsigned)-r);
+}
+
+/* --- TCP below --- */
+
+static int bio_send(void *arg, const unsigned char *buf, size_t len)
+{
+	struct conn *c = arg;
+	size_t room, n;
+
+	if (!c->pcb)
+		return MBEDTLS_ERR_NET_CONN_RESET;
+	room = tcp_sndbuf(c->pcb);
+	n = MIN(MIN(len, room), (size_t)0xffff);
+	/* Little room is no use: it would make little segments. */
+	if (n < len && n < TCP_MSS)
+		return MBEDTLS_ERR_SSL_WANT_WRITE;
+	switch (tcp_write(c->pcb, buf, (u16)n, TCP_WRITE_FLAG_COPY)) {
+	case ERR_OK:
+		break;
+	case ERR_MEM:
+		return MBEDTLS_ERR_SSL_WANT_WRITE;
+	default:
+		return MBEDTLS_ERR_NET_CONN_RESET;
+	}
+	c->s.wire_out += n;
+	c->unsent += n;
+	if (c->unsent >= OUTPUT_BYTES) {
+		c->unsent = 0;
+		tcp_output(c->pcb);
+	}
+	return (int)n;
+}
+
+static int bio_recv(void *arg, unsigned char *buf, size_t len)
+{
+	struct conn *c = arg;
+	size_t n = 0;
+
+	while (n < len && c->rx_tail != c->rx_head) {
+		struct pbuf *p = c->rx[c->rx_tail % RX_SLOTS];
+		u16 k = (u16)MIN(len - n, (size_t)(p->tot_len - c->rx_off));
+
+		pbuf_copy_partial(p, buf + n, k, (u16)c->rx_off);
+		n += k;
+		c->rx_off += k;
+		if (c->rx_off == p->tot_len) {
+			c->rx_off = 0;
+			c->rx_tail++;
+			pbuf_free(p);
+		}
+	}
+	if (!n && c->rx_fin)
+		return 0;
+	if (!n)
+		return c->pcb ? MBEDTLS_ERR_SSL_WANT_READ : MBEDTLS_ERR_NET_CONN_RESET;
+	c->credit += n;
+	if (c->credit >= CREDIT_BYTES)
+		credit_return(c);
+	return (int)n;
+}
+
+static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t err)
+{
+	struct conn *c = arg;
+
+	(void)err;
+	c->progress_us = now_us();
+	if (c->state == CONN_LINGER) {
+		if (p) {
+			tcp_recved(pcb, p->tot_len);
+			pbuf_free(p);
+		} else {
+			/* Both have closed: the pcb may vanish any time now, lwIP finishes it alone. */
+			c->rx_fin = true;
+			pcb_detach(c);
+		}
+		return ERR_OK;
+	}
+	if (!p) {
+		c->rx_fin = true;
+		return ERR_OK;
+	}
+	if (c->rx_head - c->rx_tail == RX_SLOTS)
+		return ERR_MEM; /* lwIP keeps it as refused data */
+	c->s.wire_in += p->tot_len;
+	c->rx[c->rx_head++ % RX_SLOTS] = p;
+	return ERR_OK;
+}
+
+static err_t on_sent(void *arg, struct tcp_pcb *pcb, u16_t len)
+{
+	(void)pcb;
+	(void)len;
+	((struct conn *)arg)->progress_us = now_us();
+	return ERR_OK;
+}
+
+static void on_err(void *arg, err_t err)
+{
+	struct conn *c = arg;
+
+	c->pcb = NULL; /* lwIP has freed it */
+	c->tcp_error = err;
+}
+
+static err_t on_connected(void *arg, struct tcp_pcb *pcb, err_t err)
+{
+	struct conn *c = arg;
+
+	(void)pcb;
+	(void)err;
+	c->state = CONN_HANDSHAKE;
+	return ERR_OK;
+}
+
+static void addr_text(char out[48], const ip_addr_t *ip, u16 port)
+{
+	u32 a = lwip_ntohl(ip4_addr_get_u32(ip_2_ip4(ip)));
+
+	snprintf(out, 48, "%u.%u.%u.%u:%u", a >> 24, a >> 16 & 255, a >> 8 & 255, a & 255, port);
+}
+
+/* Takes over pcb; NULL (pcb untouched) if there is no memory or no slot. */
+static struct conn *conn_new(struct tls_identity *id, struct tcp_pcb *pcb, bool inbound, mbedtls_ssl_config *conf)
+{
+	struct conn **slot = NULL, *c;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(conns) && !slot; i++)
+		if (!conns[i])
+			slot = &conns[i];
+	c = slot ? heap_calloc(1, sizeof(*c)) : NULL;
+	if (!c)
+		return NULL;
+	mbedtls_ssl_init(&c->ssl);
+	if (mbedtls_ssl_setup(&c->ssl, conf)) {
+		mbedtls_ssl_free(&c->ssl);
+		heap_free(c);
+		return NULL;
+	}
+	c->ssl_live = true;
+	mbedtls_ssl_set_bio(&c->ssl, c, bio_send, bio_recv, NULL);
+	mbedtls_ssl_set_verify(&c->ssl, conn_verify, c);
+	c->s.ops = &conn_ops;
+	c->id = id;
+	c->inbound = inbound;
+	c->given = !inbound;
+	c->state = inbound ? CONN_HANDSHAKE : CONN_CONNECTING;
+	c->progress_us = now_us();
+	c->deadline = c->progress_us + TLS_HANDSHAKE_US;
+	c->pcb = pcb;
+	tcp_arg(pcb, c);
+	tcp_recv(pcb, on_recv);
+	tcp_sent(pcb, on_sent);
+	tcp_err(pcb, on_err);
+	tcp_nagle_disable(pcb);
+	ip_set_option(pcb, SOF_KEEPALIVE);
+	pcb->keep_idle = 30000;
+	pcb->keep_intvl = 10000;
+	pcb->keep_cnt = 3;
+	*slot = c;
+	return c;
+}
+
+static err_t on_accept(void *arg, struct tcp_pcb *pcb, err_t err)
+{
+	struct tls_identity *id = arg;
+	unsigned inbound = 0, handshakes = 0;
+	struct conn *c, *oldest = NULL;
+
+	if (err != ERR_OK || !pcb)
+		return ERR_VAL;
+	for (unsigned i = 0; i < ARRAY_SIZE(conns); i++) {
+		if (!conns[i] || !conns[i]->inbound)
+			continue;
+		inbound++;
+		if (conns[i]->state != CONN_HANDSHAKE)
+			continue;
+		handshakes++;
+		if (!oldest || conns[i]->deadline < oldest->deadline)
+			oldest = conns[i];
+	}
+	/* Strangers who say nothing must not keep friends out. */
+	if (oldest && (handshakes >= TLS_MAX_HANDSHAKES || inbound >= TLS_MAX_INBOUND)) {
+		log_guest(LOG_WARN, "net", "%s: dropped in its handshake, too many others are waiting", oldest->s.peer_addr);
+		pcb_abort(oldest);
+		conn_free(oldest);
+		inbound--;
+	}
+	c = inbound < TLS_MAX_INBOUND ? conn_new(id, pcb, true, &id->server) : NULL;
+	if (!c) {
+		log_guest(LOG_WARN, "net", "a connection was refused: %s", inbound < TLS_MAX_INBOUND ? "no memory" :
+			"all are in use; close some clients");
+		tcp_abort(pcb);
+		return ERR_ABRT;
+	}
+	addr_text(c->s.peer_addr, &pcb->remote_ip, pcb->remote_port);
+	return ERR_OK;
+}
+
+int tls_listen(struct tls_identity *id, u16 port, void (*accept)(struct stream *), struct error *e)
+{
+	struct tcp_pcb *pcb = tcp_new_ip_type(IPADDR_TYPE_V4), *listener;
+
+	if (!pcb || tcp_bind(pcb, IP4_ADDR_ANY, port) != ERR_OK) {
+		if (pcb)
+			tcp_abort(pcb);
+		return error_set(e, E_BUSY, "TCP port %u cannot be listened on", port);
+	}
+	listener = tcp_listen_with_backlog(pcb, TCP_DEFAULT_LISTEN_BACKLOG);
+	if (!listener) {
+		tcp_abort(pcb);
+		return error_set(e, E_NOMEM, "no memory to listen on TCP port %u", port);
+	}
+	id->listener = listener;
+	id->accept = accept;
+	tcp_arg(listener, id);
+	tcp_accept(listener, on_accept);
+	return 0;
+}
+
+struct stream *tls_connect(struct tls_identity *id, u32 ip, u16 port, const char *host, const char *alpn, struct error *e)
+{
+	ip_addr_t addr = IPADDR4_INIT(lwip_htonl(ip));
+	struct tcp_pcb *pcb;
+	unsigned outbound = 0;
+	struct conn *c;
+	err_t err;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(conns); i++)
+		outbound += conns[i] && !conns[i]->inbound;
+	if (outbound >= TLS_MAX_OUTBOUND) {
+		error_set(e, E_BUSY, "this host already has %u connections to other hosts; wait for one to end", outbound);
+		return NULL;
+	}
+	if (strlen(host) >= sizeof(c->want_name) || !host[0]) {
+		error_set(e, E_INVAL, "'%s' is not a host name (1 to 31 characters)", host);
+		return NULL;
+	}
+	pcb = tcp_new_ip_type(IPADDR_TYPE_V4);
+	c = pcb ? conn_new(id, pcb, false, strcmp(alpn, ALPN_MIG) ? &id->client_qmp : &id->client_mig) : NULL;
+	if (!c) {
+		if (pcb)
+			tcp_abort(pcb);
+		error_set(e, E_NOMEM, "this host has no memory for another connection");
+		return NULL;
+	}
+	strcpy(c->want_name, host);
+	addr_text(c->s.peer_addr, &addr, port);
+	err = mbedtls_ssl_set_hostname(&c->ssl, host) ? ERR_MEM : tcp_connect(pcb, &addr, port, on_connected);
+	if (err != ERR_OK) {
+		error_set(e, E_IO, "host '%s' at %s: %s", host, c->s.peer_addr, err == ERR_RTE ?
+			"no network leads there; see [network] in godwit.conf" : "the connection could not be started (no memory)");
+		pcb_abort(c);
+		conn_free(c);
+		return NULL;
+	}
+	return &c->s;
+}
+
+/* --- Handshake --- */
+
+static void conn_opened(struct conn *c)
+{
+	const char *alpn = mbedtls_ssl_get_alpn_protocol(&c->ssl);
+	int max = mbedtls_ssl_get_max_out_record_payload(&c->ssl);
+
+	if (mbedtls_ssl_get_verify_result(&c->ssl) || !c->s.peer_name[0]) {
+		conn_fail(c, E_AUTH, "its certificate was not verified");
+		return;
+	}
+	if (!alpn) {
+		conn_fail(c, E_PROTO, "it named no protocol (ALPN); known: " ALPN_QMP ", " ALPN_MIG);
+		return;
+	}
+	snprintf(c->s.alpn, sizeof(c->s.alpn), "%s", alpn);
+	c->stage = heap_calloc(1, STAGE_BYTES);
+	if (!c->stage || max <= 0) {
+		conn_fail(c, E_NOMEM, "this host has no memory for another TLS connection");
+		return;
+	}
+	c->stage_size = MIN((u32)max, (u32)STAGE_BYTES);
+	c->state = CONN_OPEN;
+	c->deadline = ~0ull;
+}
+
+/* The first bytes tell TLS from everything else: record type handshake or alert, then version 3.x. */
+static bool conn_sniff(struct conn *c)
+{
+	struct pbuf *p = c->rx[c->rx_tail % RX_SLOTS];
+
+	if (c->sniffed || c->rx_tail == c->rx_head || p->tot_len < 2)
+		return true;
+	c->sniffed = true;
+	return (pbuf_get_at(p, 0) == 22 || pbuf_get_at(p, 0) == 21) && pbuf_get_at(p, 1) == 3;
+}
+
+static bool conn_handshake(struct conn *c)
+{
+	int r;
+
+	if (!conn_sniff(c)) {
+		conn_fail(c, E_PROTO, c->inbound ? "it does not speak TLS. Use 'godwit', or another TLS 1.3 client with a certificate" :
+			"something answers there, but it does not speak TLS. Is the port right?");
+		return true;
+	}
+	do {
+		r = mbedtls_ssl_handshake_step(&c->ssl);
+		/* RFC 8446, Appendix A: a client sends under handshake keys from the ServerHello on, a server under application keys
+		 * once its Finished is out. mbedTLS switches later, so the peer could not decrypt the alert that says why it was
+		 * refused. */
+		if (!r && c->inbound && c->ssl.state == MBEDTLS_SSL_CLIENT_CERTIFICATE)
+			mbedtls_ssl_set_outbound_transform(&c->ssl, c->ssl.transform_application);
+		else if (!r && !c->inbound && c->ssl.state == MBEDTLS_SSL_ENCRYPTED_EXTENSIONS)
+			mbedtls_ssl_set_outbound_transform(&c->ssl, c->ssl.handshake->transform_handshake);
+	} while (!r && !mbedtls_ssl_is_handshake_over(&c->ssl));
+	credit_return(c);
+	if (r == MBEDTLS_ERR_SSL_WANT_READ || r == MBEDTLS_ERR_SSL_WANT_WRITE)
+		return false;
+	if (r)
+		conn_fail_tls(c, r);
+	else
+		conn_opened(c);
+	return true;
+}
+
+/* --- Stream calls --- */
+
+/* Hands staged data to TCP. 1: all gone, 0: TCP is full, negative: failed. */
+static int conn_push(struct conn *c)
+{
+	int r = mbedtls_ssl_flush_output(&c->ssl);
+
+	if (!r && c->staged) {
+		r = mbedtls_ssl_write(&c->ssl, c->stage, c->staged);
+		/* WANT_WRITE: the record is made, part of it waits in mbedTLS's own buffer. */
+		if (r > 0 || r == MBEDTLS_ERR_SSL_WANT_WRITE)
+			c->staged = 0;
+	}
+	if (r >= 0)
+		return 1;
+	if (r == MBEDTLS_ERR_SSL_WANT_WRITE)
+		return 0;
+	/* An alert that came before the reset tells more. */
+	if (r == MBEDTLS_ERR_NET_CONN_RESET && c->rx_tail != c->rx_head) {
+		int k = mbedtls_ssl_read(&c->ssl, c->stage, 0);
+
+		if (k == MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE)
+			r = k;
+	}
+	return conn_fail_tls(c, r);
+}
+
+static int stream_op_write(struct stream *s, const void *buf, size_t len)
+{
+	struct conn *c = container_of(s, struct conn, s);
+	const u8 *p = buf;
+	size_t left = MIN(len, (size_t)1 << 30);
+	int taken = 0;
+
+	if (c->state == CONN_FAILED)
+		return -s->error.code;
+	if (c->state != CONN_OPEN)
+		return 0;
+	while (left) {
+		size_t n = MIN(left, (size_t)(c->stage_size - c->staged));
+
+		if (!n) {
+			int r = conn_push(c);
+
+			if (r < 0)
+				return r;
+			if (!r && c->staged)
+				break;
+			continue;
+		}
+		memcpy(c->stage + c->staged, p, n);
+		c->staged += n;
+		p += n;
+		left -= n;
+		taken += (int)n;
+	}
+	return taken;
+}
+
+static int stream_op_read(struct stream *s, void *buf, size_t len)
+{
+	struct conn *c = container_of(s, struct conn, s);
+	int n = 0, r;
+
+	if (c->state == CONN_FAILED)
+		return -s->error.code;
+	if (c->state != CONN_OPEN || !len)
+		return 0;
+	len = MIN(len, (size_t)1 << 30);
+	while ((size_t)n < len) {
+		r = mbedtls_ssl_read(&c->ssl, (u8 *)buf + n, len - n);
+		if (r > 0) {
+			n += r;
+			continue;
+		}
+		if (r == MBEDTLS_ERR_SSL_WANT_READ || r == MBEDTLS_ERR_SSL_WANT_WRITE || n)
+			break;
+		return conn_fail_tls(c, r ? r : MBEDTLS_ERR_SSL_CONN_EOF);
+	}
+	credit_return(c);
+	return n;
+}
+
+static bool stream_op_drained(struct stream *s)
+{
+	struct conn *c = container_of(s, struct conn, s);
+
+	return c->state == CONN_OPEN && !c->staged && !c->ssl.out_left && c->pcb && !tcp_sndqueuelen(c->pcb);
+}
+
+static bool stream_op_connecting(struct stream *s)
+{
+	struct conn *c = container_of(s, struct conn, s);
+
+	return c->state == CONN_CONNECTING || c->state == CONN_HANDSHAKE;
+}
+
+static void stream_op_close(struct stream *s)
+{
+	struct conn *c = container_of(s, struct conn, s);
+
+	if (c->state == CONN_OPEN) {
+		c->state = CONN_FLUSH;
+		c->deadline = now_us() + FLUSH_US;
+		return;
+	}
+	conn_linger(c);
+}
+
+static const struct stream_ops conn_ops = {
+	.write = stream_op_write, .read = stream_op_read, .drained = stream_op_drained,
+	.connecting = stream_op_connecting, .close = stream_op_close,
+};
+
+/* --- Turn --- */
+
+static void conn_timeout(struct conn *c)
+{
+	switch (c->state) {
+	case CONN_CONNECTING:
+		conn_fail(c, E_TIMEOUT, "no answer within %llu s. Is it on, is the address right, does a firewall stand between?",
+			TLS_HANDSHAKE_US / 1000000);
+		break;
+	case CONN_HANDSHAKE:
+		conn_fail(c, E_TIMEOUT, "connected, but silent: no TLS handshake within %llu s. Is the port right?",
+			TLS_HANDSHAKE_US / 1000000);
+		break;
+	case CONN_FLUSH:
+		pcb_abort(c);
+		conn_free(c);
+		break;
+	case CONN_LINGER: {
+		struct tcp_pcb *pcb = c->pcb;
+
+		pcb_detach(c);
+		if (tcp_close(pcb) != ERR_OK)
+			tcp_abort(pcb);
+		conn_free(c);
+		break;
+	}
+	default:
+		break;
+	}
+}
+
+/* One connection's turn, handshakes aside. */
+static bool conn_turn(struct conn *c, u64 now)
+{
+	bool busy = false, flushing, waiting;
+
+	if (c->state == CONN_LINGER && !c->pcb) {
+		conn_free(c);
+		return true;
+	}
+	if (c->state == CONN_CONNECTING && !c->pcb)
+		conn_fail(c, E_IO, c->tcp_error == ERR_RST ?
+			"nothing listens there (connection refused). Is Godwit running there, and is the port the one in its godwit.conf?" :
+			"no answer. Is it on, is the address right, does a firewall stand between?");
+	if ((c->state == CONN_OPEN || c->state == CONN_FLUSH) && (c->staged || c->ssl.out_left)) {
+		busy = c->pcb && tcp_sndbuf(c->pcb) >= TCP_MSS;
+		flushing = c->state == CONN_FLUSH;
+		if (conn_push(c) < 0 && flushing) {
+			conn_linger(c);
+			return true;
+		}
+	}
+	if (c->pcb && c->unsent) {
+		c->unsent = 0;
+		tcp_output(c->pcb);
+	}
+	if (c->state == CONN_FLUSH && (!c->pcb || (!c->staged && !c->ssl.out_left))) {
+		mbedtls_ssl_close_notify(&c->ssl);
+		if (c->pcb)
+			tcp_output(c->pcb);
+		conn_linger(c);
+		return true;
+	}
+	if (c->pcb && c->pcb->refused_data && c->rx_head - c->rx_tail < RX_SLOTS)
+		tcp_process_refused_data(c->pcb);
+	waiting = c->state == CONN_OPEN && c->pcb && tcp_sndqueuelen(c->pcb);
+	if (!waiting)
+		c->progress_us = now;
+	else if (now - c->progress_us > TLS_STALL_US)
+		conn_fail(c, E_TIMEOUT, "takes no data any more (for %llu s). Is it overloaded, or the network cut?",
+			TLS_STALL_US / 1000000);
+	if (now >= c->deadline) {
+		conn_timeout(c);
+		return true;
+	}
+	return busy;
+}
+
+bool tls_poll(void)
+{
+	u64 now = now_us();
+	bool busy = false, stepped = false;
+
+	for (unsigned k = 0; k < ARRAY_SIZE(conns); k++) {
+		unsigned i = (next_handshake + k) % ARRAY_SIZE(conns);
+		struct conn *c = conns[i];
+
+		if (!c)
+			continue;
+		/* Public-key operations are long: one connection's worth of them per turn. */
+		if (c->state == CONN_HANDSHAKE && !stepped) {
+			if (c->rx_tail != c->rx_head || c->rx_fin || !c->pcb || c->ssl.state == MBEDTLS_SSL_HELLO_REQUEST ||
+			    c->ssl.out_left) {
+				stepped = true;
+				next_handshake = i + 1;
+				conn_handshake(c);
+			}
+			if (c->state == CONN_OPEN && c->inbound) {
+				c->given = true;
+				c->id->accept(&c->s);
+				c = conns[i];
+			}
+		}
+		if (c && c->state == CONN_FAILED && !c->given) {
+			conn_reject(c);
+			busy = true;
+			continue;
+		}
+		if (c)
+			busy |= conn_turn(c, now);
+	}
+	return busy || stepped;
+}
+
+u64 tls_deadline_us(void)
+{
+	u64 at = ~0ull;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(conns); i++)
+		if (conns[i])
+			at = MIN(at, conns[i]->deadline);
+	return at;
+}
+
+unsigned tls_connections(void)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(conns); i++)
+		n += !!conns[i];
+	return n;
+}
