@@ -44,7 +44,10 @@ static void load(EFI_FILE_HANDLE root, struct boot_info *bi, struct boot_file *f
 	path[n] = 0;
 	st = root->Open(root, &file, path, EFI_FILE_MODE_READ, 0);
 	if (EFI_ERROR(st)) {
-		if (st == EFI_NOT_FOUND)
+		if (st == EFI_NOT_FOUND && !strcmp(f->name, "godwit.conf"))
+			snprintf(f->error, sizeof(f->error), "file \\godwit\\godwit.conf is missing: this host has no name and no guests."
+				" Put the file on the boot disk (the godwit command writes one).");
+		else if (st == EFI_NOT_FOUND)
 			snprintf(f->error, sizeof(f->error), "file \\godwit\\%s is missing. Copy it to the folder godwit"
 				" of the boot disk, or correct godwit.conf.", f->name);
 		else

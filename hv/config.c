@@ -491,61 +491,51 @@ static int handle(void *user, const char *section, const char *name, const char 
 
 /* --- Lines --- */
 
-/* Checks one line (len bytes without its end). Returns what inih shall see in its place, NULL: the line itself. */
+/* Checks one line, without its end and leading blanks. Returns what inih shall see in its place, NULL: the line itself. */
 static const char *check_line(struct parser *p, const char *s, size_t len)
 {
 	char name[SECTION_MAX_BYTES + 1];
-	const char *close;
-	size_t skip = 0;
+	const char *close, *nothing = ";\n";
 
-	if (p->line == 1 && len >= 3 && !memcmp(s, "\xef\xbb\xbf", 3))
-		skip = 3;
-	while (skip < len && (s[skip] == ' ' || s[skip] == '\t'))
-		skip++;
-	s += skip;
-	len -= skip;
-	for (size_t i = 0; i < len; i++)
-		if (!s[i]) {
-			complain(p, p->line, "binary data (a NUL byte). Write the file as plain text");
-			return *s == '[' ? "[" SKIP "]\n" : ";\n";
-		}
+	if (len && *s == '[') {
+		/* Whatever is wrong with this line is not the last guest's fault, and its keys must not land there. */
+		guest_end(p);
+		p->section = S_SKIP;
+		nothing = "[" SKIP "]\n";
+	}
+	if (memchr(s, 0, len)) {
+		complain(p, p->line, "binary data (a NUL byte). Write the file as plain text");
+		return nothing;
+	}
 	if (!len || *s == ';' || *s == '#')
-		return ";\n"; /* comments may hold anything, also long lines */
+		return nothing; /* comments may be of any length and hold any characters */
 	for (size_t i = 0; i < len; i++)
-		if ((s[i] < ' ' && s[i] != '\t') || s[i] > '~' || s[i] < 0) {
+		if ((s[i] < ' ' && s[i] != '\t') || s[i] > '~') {
 			complain(p, p->line, "character %#04x is not plain ASCII text. Only comments may have it", (u8)s[i]);
-			goto bad;
+			return nothing;
 		}
 	if (len > LINE_MAX_BYTES) {
 		complain(p, p->line, "the line is too long (%zu characters). At most %u are possible", len, LINE_MAX_BYTES);
-		goto bad;
+		return nothing;
 	}
 	if (*s != '[') {
-		if (!memchr(s, '=', len) && !memchr(s, ':', len)) {
-			if (p->section != S_SKIP)
-				complain(p, p->line, "\"%.*s\" is neither [section] nor key=value. Correct or remove it",
-					(int)MIN(len, (size_t)40), s);
-			goto bad;
-		}
-		return NULL;
+		if (memchr(s, '=', len) || memchr(s, ':', len))
+			return NULL;
+		if (p->section != S_SKIP)
+			complain(p, p->line, "\"%.*s\" is neither [section] nor key=value. Correct or remove it",
+				(int)MIN(len, (size_t)40), s);
+		return nothing;
 	}
 	close = memchr(s, ']', len);
 	if (!close || close != s + len - 1 || (size_t)(close - s) > SECTION_MAX_BYTES) {
-		complain(p, p->line, "%s. Write it like [host] or [guest web], at most %u characters",
-			!close ? "the section has no ]" : close != s + len - 1 ? "text after the section's ]" :
+		complain(p, p->line, "%s. Write it like [host] or [guest web], with at most %u characters",
+			!close ? "the section has no ]" : close != s + len - 1 ? "there is text after the section's ]" :
 			"the section's name is too long", SECTION_MAX_BYTES);
-		goto bad;
+		return nothing;
 	}
 	memcpy(name, s + 1, close - s - 1);
 	name[close - s - 1] = 0;
-	return section_begin(p, name) ? NULL : "[" SKIP "]\n";
-bad:
-	if (*s != '[')
-		return ";\n";
-	/* Its keys must not land in the section before. */
-	guest_end(p);
-	p->section = S_SKIP;
-	return "[" SKIP "]\n";
+	return section_begin(p, name) ? NULL : nothing;
 }
 
 /* ini_reader: the next line. */
@@ -553,7 +543,6 @@ static char *next_line(char *to, int room, void *stream)
 {
 	struct parser *p = stream;
 	const char *s = p->text, *end, *instead;
-	size_t len;
 
 	if (s == p->end)
 		return NULL;
@@ -562,18 +551,18 @@ static char *next_line(char *to, int room, void *stream)
 	if (!end)
 		end = p->end;
 	p->text = end < p->end ? end + 1 : end;
-	len = end - s;
-	while (len && (s[len - 1] == '\r' || s[len - 1] == ' ' || s[len - 1] == '\t'))
-		len--;
-	instead = check_line(p, s, len);
-	if (instead) {
-		strcpy(to, instead);
-		return to;
-	}
-	BUG_ON(len + 2 > (size_t)room && len > LINE_MAX_BYTES + 100);
-	len = MIN(len, (size_t)room - 2); /* leading blanks do not count above */
-	memcpy(to, s, len);
-	strcpy(to + len, "\n");
+	if (p->line == 1 && end - s >= 3 && !memcmp(s, "\xef\xbb\xbf", 3))
+		s += 3; /* what some editors put in front of a text */
+	while (s < end && (*s == ' ' || *s == '\t'))
+		s++;
+	while (s < end && (end[-1] == '\r' || end[-1] == ' ' || end[-1] == '\t'))
+		end--;
+	instead = check_line(p, s, end - s);
+	if (instead)
+		return strcpy(to, instead);
+	BUG_ON(end - s + 2 > room);
+	memcpy(to, s, end - s);
+	strcpy(to + (end - s), "\n");
 	return to;
 }
 
