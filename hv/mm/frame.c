@@ -277,7 +277,7 @@ static u32 n_arenas;
 
 static u32 magic(const struct block *b, u32 kind)
 {
-	return kind ^ (u32)(uintptr_t)b ^ b->size * 0x9e3779b1u ^ b->prev_size;
+	return kind ^ (u32)(uintptr_t)b ^ b->size * 0x9e3779b1u ^ b->prev_size ^ (kind == MAGIC_USED ? b->asked * 0x85ebca6bu : 0);
 }
 
 static bool is(const struct block *b, u32 kind)
@@ -424,10 +424,11 @@ static bool in_arena(const struct block *b)
 
 void heap_free(void *p)
 {
-	struct block *b = (struct block *)p - 1, *n;
+	struct block *b, *n;
 
 	if (!p)
 		return;
+	b = (struct block *)p - 1;
 	BUG_ON((uintptr_t)p % HEAP_ALIGN || !in_arena(b));
 	BUG_ON(!is(b, MAGIC_USED));        /* freed twice, or written over */
 	BUG_ON(*canary_of(b) != CANARY);   /* written past its end */
