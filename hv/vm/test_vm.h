@@ -5,7 +5,9 @@
 #include "boot/boot_info.h"
 #include "hv/lib/log.h"
 #include "hv/vm/bus.h"
-#include "hv/vm/vm.h"
+#include "hv/vm/vcpu.h"
+#include "hv/vmx/vmcs.h"
+#include "hv/vmx/vmx.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -111,4 +113,62 @@ __attribute__((weak)) const struct boot_file *boot_file(const struct boot_info *
 		if (!strcmp(bi->files[i].name, name))
 			return &bi->files[i];
 	return NULL;
+}
+
+/* --- one vCPU, whose VMCS is the fake one (hv/fake) --- */
+__attribute__((weak)) void vcpu_set_rsp(struct vcpu *v, u64 rsp)
+{
+	v->s.gpr[VCPU_RSP] = rsp;
+}
+
+__attribute__((weak)) void vcpu_set_rflags(struct vcpu *v, u64 rflags)
+{
+	v->s.rflags = rflags;
+}
+
+__attribute__((weak)) void vcpu_inject(struct vcpu *v, u8 vector, bool has_error, u32 error)
+{
+	v->s.event_info = (u32)INTR_VALID | INTR_HW_EXCEPTION << 8 | vector | (has_error ? (u32)INTR_ERROR_CODE : 0);
+	v->s.event_error = error;
+}
+
+__attribute__((weak)) bool bus_pio(struct vm *vm, u16 port, unsigned size, bool write, u64 *val)
+{
+	unsigned i;
+
+	if (!write)
+		*val = ~0ull;
+	for (i = 0; i < vm->n_pio; i++) {
+		const struct bus_range *r = &vm->pio[i];
+
+		if (port >= r->base && port + size <= r->base + r->len) {
+			r->fn(r->dev, port, size, write, val);
+			return true;
+		}
+	}
+	return false;
+}
+
+/* Makes v a flat vCPU of vm in 16-, 32- or 64-bit mode, paging on with tables at cr3 (0: off), and its VMCS the current one. */
+static inline void test_vcpu_init(struct vcpu *v, struct vm *vm, unsigned mode, u64 cr3)
+{
+	unsigned i;
+
+	memset(v, 0, sizeof(*v));
+	v->vm = vm;
+	v->vmcs = aligned_alloc(4096, 4096);
+	memset(v->vmcs, 0, 4096);
+	vmx_vmcs_load(v->vmcs);
+	vmcs_write(VMCS_GUEST_CR0, (cr3 ? BIT(31) : 0) | BIT(16) | (mode == 16 ? 0 : 1));
+	vmcs_write(VMCS_GUEST_CR3, cr3);
+	vmcs_write(VMCS_GUEST_CR4, mode == 64 ? 0x20 : 0);
+	vmcs_write(VMCS_GUEST_EFER, mode == 64 ? 0xd00 : 0);
+	for (i = SEG_ES; i <= SEG_GS; i++) {
+		vmcs_write(VMCS_GUEST_BASE(i), 0);
+		vmcs_write(VMCS_GUEST_LIMIT(i), mode == 16 ? 0xffff : 0xffffffff);
+		vmcs_write(VMCS_GUEST_AR(i), mode == 16 ? 0x93 : 0xc093);
+	}
+	vmcs_write(VMCS_GUEST_AR(SEG_CS), mode == 64 ? 0xa09b : mode == 32 ? 0xc09b : 0x9b);
+	vmcs_write(VMCS_EXIT_QUALIFICATION, BIT(7) | BIT(8));
+	v->s.rflags = 2;
 }
