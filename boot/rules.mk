@@ -9,14 +9,14 @@ BOOT_OBJS := $(BOOT_BASE_OBJS) $(BUILD)/obj/gnuefi/crt0.o $(BUILD)/obj/gnuefi/re
 
 $(BUILD)/obj/boot/%.o: boot/%.c
 	@mkdir -p $(@D)
-	$(CC) $(BOOT_CFLAGS) -c $< -o $@
+	@echo '  CC      $<'; $(CC) $(BOOT_CFLAGS) -c $< -o $@
 $(BUILD)/obj/gnuefi/crt0.o: $(GNUEFI)/gnuefi/crt0-efi-x86_64.S
 	@mkdir -p $(@D)
-	$(CC) $(LIB_CFLAGS) -c $< -o $@
+	@echo '  CC      $<'; $(CC) $(LIB_CFLAGS) -c $< -o $@
 # crt0 calls _relocate by name: it must not be hidden away, and runs before anything else is set up.
 $(BUILD)/obj/gnuefi/reloc.o: $(GNUEFI)/gnuefi/reloc_x86_64.c
 	@mkdir -p $(@D)
-	$(CC) $(LIB_CFLAGS) -mgeneral-regs-only -I$(GNUEFI)/inc -I$(GNUEFI)/inc/x86_64 -I$(GNUEFI)/inc/protocol \
+	@echo '  CC      $<'; $(CC) $(LIB_CFLAGS) -mgeneral-regs-only -I$(GNUEFI)/inc -I$(GNUEFI)/inc/x86_64 -I$(GNUEFI)/inc/protocol \
 		-DGNU_EFI_USE_MS_ABI -c $< -o $@
 
 EFI_LDFLAGS := -nostdlib -pie --no-dynamic-linker -Bsymbolic -z nocombreloc -z noexecstack -z norelro -z text \
@@ -26,9 +26,9 @@ EFI_SECTIONS := .text .rodata .relro .dynamic .rela .dynsym .dynstr .hash .reloc
 
 # A relocation of any kind but RELATIVE would be skipped by crt0 without a word, so it is an error here.
 define EFI_LINK
-ld $(EFI_LDFLAGS) -Map $(@:.efi=.map) -o $(@:.efi=.elf) $(filter %.o,$^) --start-group $(MUSL_LIB) $(EFI_LIBGCC) --end-group
+@echo '  LD      $@'; ld $(EFI_LDFLAGS) -Map $(@:.efi=.map) -o $(@:.efi=.elf) $(filter %.o,$^) --start-group $(MUSL_LIB) $(EFI_LIBGCC) --end-group
 @! readelf -rW $(@:.efi=.elf) | grep R_X86_64 | grep -v R_X86_64_RELATIVE || { echo "$@: relocation that crt0 cannot do"; exit 1; }
-objcopy $(EFI_SECTIONS:%=-j %) --target=efi-app-x86_64 --subsystem=10 $(@:.efi=.elf) $@
+@objcopy $(EFI_SECTIONS:%=-j %) --target=efi-app-x86_64 --subsystem=10 $(@:.efi=.elf) $@
 endef
 
 .PHONY: godwit.efi
@@ -36,7 +36,7 @@ godwit.efi: $(BUILD)/godwit.efi
 $(BUILD)/godwit.efi: $(OBJS) linker.ld
 	$(EFI_LINK)
 
-# The firmware phase and the machine layer alone, with a self-test in place of hv/main.c.
+# The firmware phase and the machine layer alone, with a self-test in place of hv/main.c: make build/selftest.efi.
 SELFTEST_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out %_test.c,hv/config.c hv/mm/frame.c boot/selftest.c \
 	$(wildcard hv/lib/*.c hv/arch/*.c drivers/uart/*.c))) $(patsubst %.S,$(BUILD)/obj/%.o,$(wildcard hv/arch/*.S))
 $(BUILD)/selftest.efi: $(SELFTEST_OBJS) $(BOOT_OBJS) linker.ld
