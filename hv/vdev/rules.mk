@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: MIT
+# The guests' DSDT, compiled into a C array.
+$(BUILD)/gen/dsdt_aml.h: hv/vm/dsdt.asl
+	@mkdir -p $(@D)
+	@echo '  IASL    $<'; iasl -vs -we -p $(BUILD)/gen/dsdt -tc $< > $(BUILD)/gen/dsdt.log || { cat $(BUILD)/gen/dsdt.log; false; }
+	@sed 's/^unsigned char/static const unsigned char/' $(BUILD)/gen/dsdt.hex > $@
+$(BUILD)/obj/hv/vm/acpi_tables.o $(BUILD)/tests/obj/hv/vm/acpi_tables.o: $(BUILD)/gen/dsdt_aml.h
