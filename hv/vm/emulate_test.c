@@ -584,15 +584,15 @@ static void code_must_be_there(void **state)
 	assert_int_equal(emulate_mmio(&vc, gpa(MMIO_GPA), &len), EMU_OK);
 
 	/* Across the page boundary, and with a second page that is missing or not needed. */
-	assert_int_equal(guest_write(&t->vm, gpa(CODE_GPA + 0xffe), "\x66\x8b\x43\x08", 4), 0);
+	assert_int_equal(guest_write(&t->vm, gpa(CODE_GPA + 0xffe), "\x66\x8b\x43\x00", 4), 0);
 	vc.s.rip = (uintptr_t)code + 0xffe;
-	memcpy(mmio + 8, "\x34\x12", 2);
-	assert_int_equal(emulate_mmio(&vc, gpa(MMIO_GPA + 8), &len), EMU_OK);
+	memcpy(mmio, "\x34\x12", 2);
+	assert_int_equal(emulate_mmio(&vc, gpa(MMIO_GPA), &len), EMU_OK);
 	assert_int_equal(len, 4);
 	assert_int_equal(vc.s.gpr[VCPU_RAX] & 0xffff, 0x1234);
-	assert_int_equal(emulate_mmio(&vc, gpa(MMIO_GPA + 8), &len), EMU_OK); /* from the cache */
-	map_page((uintptr_t)code + PAGE_SIZE, 0);
-	assert_int_equal(emulate_mmio(&vc, gpa(MMIO_GPA + 8), &len), EMU_UNSUPPORTED);
+	assert_int_equal(emulate_mmio(&vc, gpa(MMIO_GPA), &len), EMU_OK); /* from the cache */
+	map_page((uintptr_t)code + PAGE_SIZE, 0); /* the byte that is missing now was a zero */
+	assert_int_equal(emulate_mmio(&vc, gpa(MMIO_GPA), &len), EMU_UNSUPPORTED);
 	assert_int_equal(guest_write(&t->vm, gpa(CODE_GPA + 0xffe), "\x8b\x03", 2), 0);
 	assert_int_equal(emulate_mmio(&vc, gpa(MMIO_GPA), &len), EMU_OK);
 
@@ -635,6 +635,31 @@ static void changed_code_is_seen(void **state)
 	vc.s.gpr[VCPU_RAX] = 0xcafe;
 	assert_int_equal(emulate_mmio(&vc, gpa(MMIO_GPA), &len), EMU_OK);
 	assert_memory_equal(mmio, "\xfe\xca\0\0", 4);
+}
+
+/* The instruction, not the reported address, says what is accessed. */
+static void operand_wins_over_reported_address(void **state)
+{
+	u32 len;
+
+	memcpy(mmio + 8, "\x78\x56\x34\x12", 4);
+	vc.s.gpr[VCPU_RBX] = (uintptr_t)buf + 8;
+	code_put("\x8b\x03", 2);
+	assert_int_equal(emulate_mmio(&vc, gpa(MMIO_GPA + 0x123), &len), EMU_OK);
+	assert_int_equal(vc.s.gpr[VCPU_RAX], 0x12345678);
+}
+
+static void cmpxchg_always_writes(void **state)
+{
+	u32 len;
+
+	memset(mmio, 0, 8);
+	vc.s.gpr[VCPU_RBX] = (uintptr_t)buf;
+	vc.s.gpr[VCPU_RAX] = 5;
+	code_put("\xf0\x0f\xb1\x0b", 4);
+	assert_int_equal(emulate_mmio(&vc, gpa(MMIO_GPA), &len), EMU_OK);
+	assert_int_equal(accesses, 2);
+	assert_int_equal(vc.s.gpr[VCPU_RAX], 0);
 }
 
 static void fs_and_gs_in_64_bit_mode(void **state)
@@ -866,7 +891,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(one_operand_like_the_cpu), T(moffs_like_the_cpu), T(stack_relative_like_the_cpu), T(strings_like_the_cpu),
 		T(rep_is_bounded_and_restartable), T(faults_before_side_effects), T(code_must_be_there), T(changed_code_is_seen),
-		T(fs_and_gs_in_64_bit_mode), T(unclaimed_reads_all_ones), T(old_modes), T(string_io), T(survives_random_bytes),
+		T(operand_wins_over_reported_address),
+		T(cmpxchg_always_writes), T(fs_and_gs_in_64_bit_mode), T(unclaimed_reads_all_ones), T(old_modes), T(string_io), T(survives_random_bytes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
