@@ -22,7 +22,11 @@ struct free_2m {
 };
 
 static struct free_2m *list_2m;
-static u64 n_2m;       /* in the list */
+static u64 n_2m;       /* in the list and in fresh ranges */
+/* Whole frames that were never used are kept as ranges: putting each in the list would touch all of a large memory. */
+#define MAX_FRESH 128
+static struct { u64 at, end; } fresh[MAX_FRESH];
+static u32 n_fresh;
 static u64 guest_2m;   /* given out for guest RAM */
 static u64 chunk_free; /* free pages in all chunks */
 static u64 given, accounted; /* bytes */
@@ -49,12 +53,21 @@ static void push_2m(u64 at)
 static u64 pop_2m(void)
 {
 	struct free_2m *f = list_2m;
+	u64 at;
 
-	if (!f)
+	if (f) {
+		list_2m = f->next;
+		n_2m--;
+		return ptr_hpa(f).v;
+	}
+	if (!n_fresh)
 		return 0;
-	list_2m = f->next;
+	at = fresh[n_fresh - 1].at;
+	fresh[n_fresh - 1].at += PAGE_2M;
+	if (fresh[n_fresh - 1].at == fresh[n_fresh - 1].end)
+		n_fresh--;
 	n_2m--;
-	return ptr_hpa(f).v;
+	return at;
 }
 
 /* Index of the first chunk whose base is not below. */
@@ -152,7 +165,12 @@ void frame_add(hpa_t start, hpa_t end)
 		struct chunk *c;
 
 		next = MIN(base + PAGE_2M, stop);
-		if (next - at == PAGE_2M) {
+		if (next - at == PAGE_2M && n_fresh < MAX_FRESH) {
+			next = ALIGN_DOWN(stop, PAGE_2M);
+			fresh[n_fresh].at = at;
+			fresh[n_fresh++].end = next;
+			n_2m += (next - at) / PAGE_2M;
+		} else if (next - at == PAGE_2M) {
 			push_2m(at);
 		} else {
 			c = i < n_chunks && chunks[i].base == base ? &chunks[i] : chunk_add(base);
