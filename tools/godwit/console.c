@@ -29,7 +29,8 @@ struct console {
 	bool moved, ended;    /* the guest left for another host; it is off */
 	char status[24], reason[300];
 	bool died;	      /* it ended by an error */
-	bool write_failed;    /* standard output is gone */
+	bool repeats;	      /* the new host may repeat what the old one has shown */
+	int write_errno;      /* why standard output is gone; 0: it is not */
 	uint64_t seen_ms;     /* when output came last */
 	double next;	      /* offset after the last byte shown */
 };
@@ -83,14 +84,16 @@ static void console_output(struct console *c, const cJSON *data)
 		printf("%s\n", line ? line : "null");
 		cJSON_free(line);
 	} else {
-		/* After a change of host some of the history has been shown already. */
-		if (offset < c->next)
+		if (c->repeats && offset < c->next)
 			skip = c->next - offset < (double)n ? (size_t)(c->next - offset) : n;
 		fwrite(buf + skip, 1, n - skip, stdout);
 	}
-	if (offset + (double)n > c->next)
+	if (skip < n || !c->repeats) {
+		c->repeats = false;
 		c->next = offset + (double)n;
-	c->write_failed |= fflush(stdout) != 0;
+	}
+	if ((fflush(stdout) || ferror(stdout)) && !c->write_errno)
+		c->write_errno = errno;
 	free(buf);
 }
 
@@ -119,8 +122,7 @@ static int console_attach(struct console *c, bool again, struct fail *f)
 {
 	struct fleet fleet;
 	struct answer *at;
-	cJSON *args, *ret = NULL;
-	double offset;
+	cJSON *args;
 	int code;
 
 	qmp_close(&c->q);
@@ -144,15 +146,10 @@ static int console_attach(struct console *c, bool again, struct fail *f)
 		return f->code;
 	c->moved = c->ended = false;
 	args = qmp_guest(c->guest);
-	/* The next host repeats its history only if it counts on from where the last one stopped. */
+	/* History and its offsets travel with the guest, so nothing is lost or shown twice. */
 	cJSON_AddBoolToObject(args, "history", again || c->history);
-	if (!again)
-		c->next = 0;
-	code = qmp_call(&c->q, "console-attach", args, &ret, f);
-	offset = json_number(ret, "offset", -1);
-	if (!code && again && offset >= 0 && offset < c->next)
-		c->next = 0;
-	cJSON_Delete(ret);
+	c->repeats = again;
+	code = qmp_call(&c->q, "console-attach", args, NULL, f);
 	c->seen_ms = now_ms();
 	return code;
 }
@@ -221,6 +218,9 @@ static int console_run(struct console *c, struct fail *f)
 		cJSON *ret = NULL;
 		int wait = -1;
 
+		if (c->write_errno)
+			return fail_set(f, GW_FAILED, "cannot write the console's output: %s",
+					strerror(c->write_errno));
 		if (c->idle_ms) {
 			uint64_t now = now_ms(), end = c->seen_ms + c->idle_ms;
 
@@ -235,8 +235,6 @@ static int console_run(struct console *c, struct fail *f)
 		cJSON_Delete(ret);
 		if (id && id == pending)
 			pending = 0;
-		if (c->write_failed)
-			return fail_set(f, GW_FAILED, "cannot write the console's output: %s", strerror(errno));
 		if (code && !c->q.broken)
 			return code; /* for example: this identity may look but not type */
 		if (!code && c->ended) {

@@ -20,7 +20,7 @@ struct move {
 	char *guest, *to_name, *from_name;
 	const char *verify;
 	double freeze_ms, max_rounds; /* 0: as the host is configured */
-	bool detach, follow;
+	bool detach, follow, wants_target;
 
 	struct host *from, *to;
 	struct qmp src;
@@ -461,7 +461,6 @@ static double arg_count(const char *arg, struct argp_state *state)
 static error_t migrate_parse(int key, char *arg, struct argp_state *state)
 {
 	struct move *mv = state->input;
-	bool two = state->root_argp->options == migrate_options;
 
 	switch (key) {
 	case ARGP_KEY_INIT:
@@ -480,14 +479,14 @@ static error_t migrate_parse(int key, char *arg, struct argp_state *state)
 	case ARGP_KEY_ARG:
 		if (state->arg_num == 0)
 			mv->guest = arg;
-		else if (state->arg_num == 1 && two)
+		else if (state->arg_num == 1 && mv->wants_target)
 			mv->to_name = arg;
 		else
 			return ARGP_ERR_UNKNOWN;
 		break;
 	case ARGP_KEY_END:
-		if (!mv->guest || (two && !mv->to_name))
-			argp_error(state, two ? "say which guest and to which host" : "say which guest");
+		if (!mv->guest || (mv->wants_target && !mv->to_name))
+			argp_error(state, mv->wants_target ? "say which guest and to which host" : "say which guest");
 		break;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -500,6 +499,7 @@ static const struct argp_child children[] = { { &context_argp, 0, "Common option
 static void move_open(struct move *mv, const struct argp *argp, int argc, char **argv)
 {
 	memset(mv, 0, sizeof(*mv));
+	mv->wants_target = argp->options == migrate_options;
 	context_init(&mv->ctx);
 	argp_parse(argp, argc, argv, 0, NULL, mv);
 	progress_init(&mv->progress, mv->ctx.json);

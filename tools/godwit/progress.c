@@ -9,7 +9,7 @@
 
 #include "qmp.h"
 
-enum { BAR = 24, PLAIN_EVERY_MS = 5000 };
+enum { BAR_MIN = 6, BAR_MAX = 40, PLAIN_EVERY_MS = 5000 };
 enum { PHASE_PRECOPY = 2, PHASE_FREEZE = 3, PHASE_DONE = 6, PHASES = 7 };
 
 static const char *const phase_names[PHASES] = { "check", "connect", "precopy", "freeze", "commit",
@@ -104,18 +104,6 @@ static const char *phase_title(int phase)
 	return phase == PHASE_PRECOPY ? "pre-copy" : phase_names[phase];
 }
 
-static void bar_draw(char out[BAR + 3], double part)
-{
-	int full = part <= 0 ? 0 : part >= 1 ? BAR : (int)(part * BAR);
-	int i;
-
-	out[0] = '[';
-	for (i = 0; i < BAR; i++)
-		out[i + 1] = i < full ? '#' : '.';
-	out[BAR + 1] = ']';
-	out[BAR + 2] = 0;
-}
-
 static void rounds_show(struct progress *p, const struct migration *m, unsigned int upto)
 {
 	char bytes[24], time[24], rate[24], text[256];
@@ -132,47 +120,69 @@ static void rounds_show(struct progress *p, const struct migration *m, unsigned 
 	}
 }
 
+/* Columns of the terminal; without one, enough for a line in a log. */
+static int columns_get(const struct progress *p)
+{
+	struct winsize w = { 0 };
+
+	if (p->mode != PROGRESS_TTY)
+		return 110;
+	return ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 10 ? w.ws_col : 80;
+}
+
+/* A pre-copy round under way; the bar takes the room that the figures leave. */
+static void precopy_text(const struct progress *p, const struct migration *m, char *text,
+			 size_t size)
+{
+	static const char full[] = "########################################";
+	static const char empty[] = "........................................";
+	double done = p->at_start - m->remaining, s = (double)(now_ms() - p->round_ms) / 1000;
+	double part = p->at_start > 0 && done > 0 ? done / p->at_start : 0;
+	int columns = columns_get(p), bar, filled;
+	char tail[160], a[24], time[24], sent[40] = "";
+	int n;
+
+	if (columns >= 100)
+		snprintf(sent, sizeof(sent), ", %s sent", format_bytes(a, sizeof(a), m->transferred));
+	n = snprintf(tail, sizeof(tail), " %3.0f%%  %s left%s, %.1f MB/s", 100 * part,
+		     format_bytes(a, sizeof(a), m->remaining), sent, m->mbps / 8);
+	if (done > 0 && s > 0)
+		n += snprintf(tail + n, sizeof(tail) - (size_t)n, ", %s",
+			      format_us(time, sizeof(time), m->remaining / (done / s) * 1e6));
+	if (m->expected_ms >= 0 && n < (int)sizeof(tail))
+		n += snprintf(tail + n, sizeof(tail) - (size_t)n, "; freeze ~%.0f ms", m->expected_ms);
+	bar = columns - 20 - n;
+	bar = bar < BAR_MIN ? BAR_MIN : bar > BAR_MAX ? BAR_MAX : bar;
+	filled = (int)(part * bar);
+	snprintf(text, size, "  pre-copy  %-3.0f [%.*s%.*s]%s", m->round, filled, full, bar - filled,
+		 empty, tail);
+}
+
 /* The line about what is going on now. */
 static void now_text(const struct progress *p, const struct migration *m, char *text, size_t size)
 {
-	double done = p->at_start - m->remaining, s = (double)(now_ms() - p->round_ms) / 1000;
-	char a[24], b[24], left[24] = "-", bar[BAR + 3];
-	int n;
+	const char *title = phase_title(p->phase);
+	char a[24];
+	size_t n;
 
-	if (p->phase != PHASE_PRECOPY) {
-		char freeze[64] = "";
-
-		if (p->phase == PHASE_FREEZE && m->expected_ms >= 0)
-			snprintf(freeze, sizeof(freeze), " (predicted %.0f ms), %s to send", m->expected_ms,
-				 format_bytes(a, sizeof(a), m->remaining));
-		n = snprintf(text, size, "  %-9s ...%s", phase_title(p->phase), freeze);
-	} else {
-		bar_draw(bar, p->at_start > 0 ? done / p->at_start : 0);
-		if (done > 0 && s > 0)
-			format_us(left, sizeof(left), m->remaining / (done / s) * 1e6);
-		n = snprintf(text, size, "  pre-copy  round %-3.0f %s %3.0f%%  %s of %s  %.0f Mbit/s"
-			     "  %s left", m->round, bar,
-			     p->at_start > 0 && done > 0 ? 100 * done / p->at_start : 0,
-			     format_bytes(a, sizeof(a), done > 0 ? done : 0),
-			     format_bytes(b, sizeof(b), p->at_start), m->mbps, left);
-		if (m->expected_ms >= 0 && n > 0 && (size_t)n < size)
-			n += snprintf(text + n, size - (size_t)n, "  freeze ~%.0f ms", m->expected_ms);
-	}
 	if (!strcmp(m->status, "wait-commit"))
 		snprintf(text, size, "  %-9s waiting for '%s' to answer; the guest is paused meanwhile, it"
-			 " never runs twice", phase_title(p->phase), m->peer);
-	else if (!strcmp(m->status, "cancelling") && n > 0 && (size_t)n < size)
-		snprintf(text + n, size - (size_t)n, "  cancelling");
+			 " never runs twice", title, m->peer);
+	else if (p->phase == PHASE_PRECOPY)
+		precopy_text(p, m, text, size);
+	else if (p->phase == PHASE_FREEZE && m->expected_ms >= 0)
+		snprintf(text, size, "  %-9s ... (predicted %.0f ms), %s to send", title, m->expected_ms,
+			 format_bytes(a, sizeof(a), m->remaining));
+	else
+		snprintf(text, size, "  %-9s ...", title);
+	n = strlen(text);
+	if (!strcmp(m->status, "cancelling"))
+		snprintf(text + n, size - n, "  cancelling");
 }
 
 static void live_draw(struct progress *p, const char *text)
 {
-	struct winsize w = { 0 };
-	int columns = 80;
-
-	if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 10)
-		columns = w.ws_col;
-	printf("\r\033[K%.*s", columns - 1, text);
+	printf("\r\033[K%.*s", columns_get(p) - 1, text);
 	fflush(stdout);
 	p->live = true;
 }
@@ -187,13 +197,13 @@ static void phase_enter(struct progress *p, const struct migration *m, int phase
 			rounds_show(p, m, ROUNDS_MAX);
 		else if (p->phase >= 0) {
 			/* Phases that came and went between two questions have no time of their own. */
-			if (p->phase == PHASE_FREEZE && m->downtime_us >= 0)
-				format_us(time, sizeof(time), m->downtime_us);
-			else if (p->phase_ms)
+			/* How long the guest stood still is only told, exactly, at the end. */
+			if (p->phase_ms && p->phase < PHASE_FREEZE)
 				format_us(time, sizeof(time), (double)(now - p->phase_ms) * 1000);
 			else
 				time[0] = 0;
-			snprintf(text, sizeof(text), "  %-9s ok  %s", phase_title(p->phase), time);
+			snprintf(text, sizeof(text), "  %-9s ok%s%s", phase_title(p->phase),
+				 time[0] ? "  " : "", time);
 			progress_line(p, text);
 		}
 		p->phase_ms = p->phase + 1 == phase ? now : 0;

@@ -337,13 +337,16 @@ static bool conn_is_tls(const struct conn *c)
 				 (c->first_len < 2 || c->first[1] == 3));
 }
 
-static int explain(const struct conn *c, int ret, const char *doing, struct fail *f)
+static int explain(struct conn *c, int ret, const char *doing, struct fail *f)
 {
 	const char *host = c->host->name, *address = c->host->address;
 	char text[sizeof(c->first) + 1];
 	size_t i;
 
 	if (!conn_is_tls(c)) {
+		unsigned char more[sizeof(c->first)];
+
+		bio_recv(c, more, sizeof(more)); /* so far it was only the length of a record header */
 		for (i = 0; i < c->first_len; i++)
 			text[i] = isprint(c->first[i]) ? (char)c->first[i] : '.';
 		text[i] = 0;
@@ -546,7 +549,7 @@ static char *conn_cut_line(struct conn *c, size_t from)
 	c->in_used = (size_t)(end - c->in) + 1;
 	/* A 0 byte would end the text early and hide what follows: make it visible as bad JSON. */
 	for (char *p = c->in; (p = memchr(p, 0, (size_t)(end - p))); )
-		*p = 1;
+		*p = 0x7f;
 	*end = 0;
 	return c->in;
 }

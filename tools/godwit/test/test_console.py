@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: MIT
+"""godwit console: output, input, the escape key, ends, and guests that move."""
+import base64
+import json
+import subprocess
+
+from env import Failed, equal, has, lacks, wait_for
+from fakehost import FakeHost, QmpError, guest
+
+
+class ConsoleHost(FakeHost):
+    """Repeats what is typed, in capitals, as the guest's output."""
+
+    def __init__(self, env, name, history=b"", **more):
+        super().__init__(env, name, **more)
+        self.stream = history
+        self.typed = b""
+
+    def attached(self):
+        return any(c == "console-attach" for c, _ in self.calls)
+
+    def do_console_attach(self, args):
+        self.find(args["guest"])
+        if args["history"]:
+            self.console("g", 0, self.stream)
+
+    def do_ringbuf_write(self, args):
+        equal((args["device"], args["format"]), ("g", "base64"))
+        data = base64.b64decode(args["data"])
+        self.typed += data
+        self.say(data.upper())
+
+    def say(self, data):
+        self.console("g", len(self.stream), data)
+        self.stream += data
+
+
+def console_host(env, name="a", **more):
+    return ConsoleHost(env, name, guests=[guest("g", name)], **more)
+
+
+def test_output_until_the_guest_is_off(env):
+    h = console_host(env)
+    p = env.start("console", "g", "--no-input", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for(h.attached)
+    h.say(bytes(range(256)))
+    h.event("CONSOLE", guest="other", offset=0, data="AAAA")
+    h.event("GUEST_STATE", guest="other", status="shutdown", reason="x")
+    h.say(b"bye\n")
+    h.event("GUEST_STATE", guest="g", status="shutdown", reason="ACPI power off")
+    out, err = p.communicate(timeout=10)
+    equal(out, bytes(range(256)) + b"bye\n")
+    has(err.decode(), "guest 'g' is off: shutdown, ACPI power off")
+    equal(p.returncode, 0)
+
+
+def test_guest_dies(env):
+    h = console_host(env)
+    p = env.start("console", "g", "--no-input", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for(h.attached)
+    h.event("GUEST_STATE", guest="g", status="internal-error", reason="triple fault")
+    _, err = p.communicate(timeout=10)
+    equal(p.returncode, 6)
+    has(err.decode(), "guest 'g' died: triple fault")
+
+
+def test_input_from_a_pipe(env):
+    h = console_host(env)
+    data = b"hello " * 400  # more than one write
+    p = env.run("console", "g", "--idle", "0.3", stdin=data + b"\x1d", code=0)
+    equal(h.typed, data + b"\x1d")  # Ctrl-] is only special on a terminal
+    equal(p.stdout, data.upper() + b"\x1d")
+
+
+def test_history_and_idle(env):
+    console_host(env, history=b"boot\n")
+    equal(env.run("console", "g", "--no-input", "--history", "--idle", "0.2", code=0).out, "boot\n")
+    equal(env.run("console", "g", "--no-input", "--idle", "0.2", code=0).out, "")
+
+
+def test_json(env):
+    console_host(env, history=b"boot\n")
+    p = env.run("console", "g", "--no-input", "--history", "--idle", "0.2", "--json", code=0)
+    got = json.loads(p.out)
+    equal((got["offset"], base64.b64decode(got["data"])), (0, b"boot\n"))
+
+
+def test_terminal(env):
+    h = console_host(env, history=b"login: ")
+    t = env.terminal("console", "g", "--history")
+    t.read_until("console of 'g' on 'a'; Ctrl-] leaves")
+    t.read_until("login: ")
+    t.type(b"root\r\x03\x04")  # Ctrl-C and Ctrl-D belong to the guest
+    t.read_until("ROOT\r\x03\x04")
+    t.type(b"more\x1dnot this")
+    equal(t.wait(), 0)
+    wait_for(lambda: len(h.typed) >= 10)
+    equal(h.typed, b"root\r\x03\x04more")
+
+
+def test_terminal_is_restored_when_the_host_goes(env):
+    h = console_host(env)
+    t = env.terminal("console", "g")
+    t.read_until("leaves")
+    wait_for(h.attached)
+    h.close()
+    equal(t.wait(), 3)
+    has(t.text, "host 'a'", "closed the connection")
+
+
+def test_without_follow_a_move_ends_it(env):
+    h = console_host(env)
+    p = env.start("console", "g", "--no-input", stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    wait_for(h.attached)
+    h.event("MIGRATION", guest="g", status="active", phase="precopy")
+    h.event("MIGRATION", guest="g", status="completed", phase="done")
+    _, err = p.communicate(timeout=10)
+    equal(p.returncode, 0)
+    has(err.decode(), "moved to another host; --follow goes with it")
+
+
+def test_follow_a_move(env):
+    a = console_host(env, history=b"one\n")
+    b = ConsoleHost(env, "b")
+    p = env.start("console", "g", "--no-input", "--history", "--follow", stdout=subprocess.PIPE,
+                  stderr=subprocess.PIPE)
+    wait_for(a.attached)
+    a.say(b"two\n")
+    # The history travels with the guest; the command must show each byte once.
+    b.stream = a.stream + b"three\n"
+    a.find("g").update(status="postmigrate", running=False, owner="b")
+    b.guests.append(guest("g", "b", status="inmigrate", running=False, owner="a"))
+    a.event("GUEST_STATE", guest="g", status="postmigrate", reason="")
+    wait_for(lambda: any(c == "query-guests" for c, _ in b.calls[1:]))
+    b.guests[0].update(status="running", running=True, owner="b")
+    wait_for(b.attached)
+    b.say(b"four\n")
+    b.event("GUEST_STATE", guest="g", status="shutdown", reason="")
+    out, err = p.communicate(timeout=15)
+    equal(out, b"one\ntwo\nthree\nfour\n")
+    has(err.decode(), "'g' is on 'b' now")
+    equal(p.returncode, 0)
+
+
+def test_follow_over_a_lost_connection(env):
+    a = console_host(env)
+    p = env.start("console", "g", "--no-input", "--follow", stdout=subprocess.PIPE,
+                  stderr=subprocess.DEVNULL)
+    wait_for(a.attached)
+    a.say(b"one\n")
+    a.calls.clear()
+    a.drop()
+    wait_for(a.attached)
+    a.say(b"two\n")
+    a.event("GUEST_STATE", guest="g", status="shutdown", reason="")
+    equal(p.communicate(timeout=15)[0], b"one\ntwo\n")
+
+
+def test_may_look_but_not_type(env):
+    h = console_host(env)
+
+    def deny(_args):
+        raise QmpError("AccessDenied", "the role viewer may not ringbuf-write")
+    h.handlers["ringbuf-write"] = deny
+    has(env.run("console", "g", stdin=b"x", code=1).err, "does not allow this", "ringbuf-write")
+
+
+def test_nonsense(env):
+    h = console_host(env)
+    p = env.start("console", "g", "--no-input", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for(h.attached)
+    h.event("CONSOLE", guest="g", offset=0, data="not base64!")
+    h.event("CONSOLE", guest="g", offset=-1, data=5)
+    h.event("CONSOLE", guest="g")
+    h.event("CONSOLE", guest="g", offset=1e300, data="QUJD")
+    h.say(b"ok\n")
+    h.event("GUEST_STATE", guest="g", status="shutdown")
+    out, err = p.communicate(timeout=10)
+    equal(p.returncode, 0)
+    has(out.decode(), "ok")
+    has(err.decode(), "cannot be read")
+
+
+def test_output_that_cannot_be_written(env):
+    h = console_host(env, history=b"x" * 100_000)
+    with open("/dev/full", "w") as full:
+        p = env.start("console", "g", "--no-input", "--history", stdout=full, stderr=subprocess.PIPE)
+        _, err = p.communicate(timeout=10)
+    equal(p.returncode, 1)
+    has(err.decode(), "cannot write")
+    lacks(err.decode(), "Success")
+    if not h.attached():
+        raise Failed("not attached")
