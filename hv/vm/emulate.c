@@ -140,9 +140,17 @@ static bool translate(struct emu *m, u64 at, unsigned size, u32 access, struct s
 	       (first == size || translate_one(m, at + first, access | m->user, &s->gpa[1]));
 }
 
-/* One piece, which lies in one page: RAM, or a device. */
-static void piece_access(struct vm *vm, u64 at, unsigned n, bool write, u64 *val)
+static void device_access(struct emu *m, u64 at, unsigned n, bool write, u64 *val)
 {
+	/* Each vCPU finds its own APIC at the same address; everything else is the VM's. */
+	if (!vcpu_apic_mmio(m->v, at, n, write, val))
+		bus_mmio(m->vm, at, n, write, val);
+}
+
+/* One piece, which lies in one page: RAM, or a device. */
+static void piece_access(struct emu *m, u64 at, unsigned n, bool write, u64 *val)
+{
+	struct vm *vm = m->vm;
 	unsigned k;
 
 	if (guest_page(vm, at >> PAGE_SHIFT)) {
@@ -151,13 +159,13 @@ static void piece_access(struct vm *vm, u64 at, unsigned n, bool write, u64 *val
 		if (write ? guest_write(vm, gpa(at), val, n) : guest_read(vm, gpa(at), val, n))
 			*val = ~0ull;
 	} else if ((n & (n - 1)) == 0) {
-		bus_mmio(vm, at, n, write, val);
+		device_access(m, at, n, write, val);
 	} else { /* what is left of an operand that crosses a page: by bytes */
 		u64 out = 0, b;
 
 		for (k = 0; k < n; k++) {
 			b = *val >> 8 * k & 0xff;
-			bus_mmio(vm, at + k, 1, write, &b);
+			device_access(m, at + k, 1, write, &b);
 			out |= (b & 0xff) << 8 * k;
 		}
 		*val = out;
@@ -168,11 +176,11 @@ static u64 span_read(struct emu *m, const struct span *s)
 {
 	u64 lo = 0, hi = 0;
 
-	piece_access(m->vm, s->gpa[0], s->n[0], false, &lo);
+	piece_access(m, s->gpa[0], s->n[0], false, &lo);
 	lo &= size_mask(s->n[0]);
 	if (!s->n[1])
 		return lo;
-	piece_access(m->vm, s->gpa[1], s->n[1], false, &hi);
+	piece_access(m, s->gpa[1], s->n[1], false, &hi);
 	return lo | (hi & size_mask(s->n[1])) << 8 * s->n[0];
 }
 
@@ -180,10 +188,10 @@ static void span_write(struct emu *m, const struct span *s, u64 val)
 {
 	u64 lo = val & size_mask(s->n[0]), hi;
 
-	piece_access(m->vm, s->gpa[0], s->n[0], true, &lo);
+	piece_access(m, s->gpa[0], s->n[0], true, &lo);
 	if (s->n[1]) {
 		hi = val >> 8 * s->n[0];
-		piece_access(m->vm, s->gpa[1], s->n[1], true, &hi);
+		piece_access(m, s->gpa[1], s->n[1], true, &hi);
 	}
 }
 

@@ -77,6 +77,11 @@ __attribute__((weak)) const void *guest_page(const struct vm *vm, u64 gfn)
 	return (u8 *)hpa_ptr(vm->ram_2m[gfn >> 9]) + (gfn & 511) * PAGE_SIZE;
 }
 
+__attribute__((weak)) bool vcpu_apic_mmio(struct vcpu *v, u64 at, unsigned size, bool write, u64 *val)
+{
+	return false;
+}
+
 __attribute__((weak)) bool bus_mmio(struct vm *vm, u64 at, unsigned size, bool write, u64 *val)
 {
 	unsigned i;

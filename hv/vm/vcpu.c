@@ -417,6 +417,26 @@ void vcpu_open_window(struct vcpu *v)
 	v->irq_check = true;
 }
 
+bool vcpu_apic_mmio(struct vcpu *v, u64 at, unsigned size, bool write, u64 *val)
+{
+	u64 base = lapic_base(v->lapic);
+	u32 offset = at & (PAGE_SIZE - 1);
+
+	if ((at ^ base) >> PAGE_SHIFT || (base & (APIC_BASE_ENABLE | APIC_BASE_X2APIC)) != APIC_BASE_ENABLE)
+		return false;
+	/* SDM "Local APIC Register Address Map": registers are accessed with 32-bit loads and stores; parts of one can be
+	 * read, other accesses are undefined: writes are dropped. */
+	if (size == 4 && !(offset & 3)) {
+		if (write)
+			lapic_mmio_write(v->lapic, offset, (u32)*val);
+		else
+			*val = lapic_mmio_read(v->lapic, offset);
+	} else if (!write) {
+		*val = (u64)lapic_mmio_read(v->lapic, offset & ~3u) >> 8 * (offset & 3);
+	}
+	return true;
+}
+
 /* --- the run loop --- */
 
 static void load_tsc_offset(struct vcpu *v)

@@ -52,6 +52,8 @@ void vcpu_open_window(struct vcpu *v);
 /* CR4 and CR0 as the guest sees them. */
 u64 vcpu_cr4(struct vcpu *v);
 u64 vcpu_cr0(struct vcpu *v);
+/* MMIO access to v's local APIC in xAPIC mode; false if at is not in its page or the mode is another. */
+bool vcpu_apic_mmio(struct vcpu *v, u64 at, unsigned size, bool write, u64 *val);
 /* Whether a halted vCPU has reason to run. */
 bool vcpu_wakes(struct vcpu *v);
 /* Saves live guest FPU state if any, so that SSE may be used (fpu.c). */
