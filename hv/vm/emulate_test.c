@@ -137,7 +137,7 @@ static int make(void **state)
 static int unmake(void **state)
 {
 	test_vm_free(t);
-	free(vc.vmcs);
+	test_vcpu_free(&vc);
 	return 0;
 }
 
@@ -584,8 +584,8 @@ static void code_must_be_there(void **state)
 	assert_int_equal(emulate_mmio(&vc, gpa(MMIO_GPA), &len), EMU_OK);
 
 	/* Across the page boundary, and with a second page that is missing or not needed. */
-	assert_int_equal(guest_write(&t->vm, gpa(CODE_GPA + 0xffe), "\x66\x8b\x43\x00", 4), 0);
-	vc.s.rip = (uintptr_t)code + 0xffe;
+	assert_int_equal(guest_write(&t->vm, gpa(CODE_GPA + 0xffd), "\x66\x8b\x43\x00", 4), 0);
+	vc.s.rip = (uintptr_t)code + 0xffd;
 	memcpy(mmio, "\x34\x12", 2);
 	assert_int_equal(emulate_mmio(&vc, gpa(MMIO_GPA), &len), EMU_OK);
 	assert_int_equal(len, 4);
@@ -593,7 +593,7 @@ static void code_must_be_there(void **state)
 	assert_int_equal(emulate_mmio(&vc, gpa(MMIO_GPA), &len), EMU_OK); /* from the cache */
 	map_page((uintptr_t)code + PAGE_SIZE, 0); /* the byte that is missing now was a zero */
 	assert_int_equal(emulate_mmio(&vc, gpa(MMIO_GPA), &len), EMU_UNSUPPORTED);
-	assert_int_equal(guest_write(&t->vm, gpa(CODE_GPA + 0xffe), "\x8b\x03", 2), 0);
+	assert_int_equal(guest_write(&t->vm, gpa(CODE_GPA + 0xffd), "\x8b\x03", 2), 0);
 	assert_int_equal(emulate_mmio(&vc, gpa(MMIO_GPA), &len), EMU_OK);
 
 	/* Not ours: SSE, and the guest's page tables in MMIO. */
@@ -725,7 +725,7 @@ static void old_modes(void **state)
 	u32 len;
 
 	memcpy(mmio, "\x11\x22\x33\x44\x55\x66\x77\x88", 8);
-	free(vc.vmcs);
+	test_vcpu_free(&vc);
 	test_vcpu_init(&vc, &t->vm, 32, 0);
 	reads(32, "\xa1\x00\x00\x00\xd0", 5, MMIO_GPA, VCPU_RAX, 0x44332211);
 	vc.s.gpr[VCPU_RBX] = 0xffffffffd0000000 - 0x11111111; /* upper half is ignored */
@@ -744,7 +744,7 @@ static void old_modes(void **state)
 	reads(32, "\x8f\x43\x04", 3, MMIO_GPA + 4, VCPU_RSP, 0x7fe);
 	assert_memory_equal(mmio + 4, "\x11\x22\x11\x22", 4);
 
-	free(vc.vmcs);
+	test_vcpu_free(&vc);
 	test_vcpu_init(&vc, &t->vm, 16, 0);
 	vmcs_write(VMCS_GUEST_BASE(SEG_DS), MMIO_GPA - 0x10);
 	vmcs_write(VMCS_GUEST_BASE(SEG_SS), MMIO_GPA);
@@ -840,7 +840,7 @@ static void string_io(void **state)
 	assert_int_equal(read_cr2(), vc.s.gpr[VCPU_RDI]);
 	assert_int_equal(port_at, 2);
 	/* limits count in 16- and 32-bit code */
-	free(vc.vmcs);
+	test_vcpu_free(&vc);
 	test_vcpu_init(&vc, &t->vm, 32, 0);
 	vmcs_write(VMCS_GUEST_LIMIT(SEG_ES), 0xfff);
 	vc.s.gpr[VCPU_RDI] = 0xffd;

@@ -154,6 +154,9 @@ __attribute__((weak)) bool bus_pio(struct vm *vm, u16 port, unsigned size, bool 
 	return false;
 }
 
+/* The APIC, where it is linked: zeroed, so its MMIO page is off. */
+extern const struct vdev_type lapic_type __attribute__((weak));
+
 /* Makes v a flat vCPU of vm in 16-, 32- or 64-bit mode, paging on with tables at cr3 (0: off), and its VMCS the current one. */
 static inline void test_vcpu_init(struct vcpu *v, struct vm *vm, unsigned mode, u64 cr3)
 {
@@ -163,6 +166,8 @@ static inline void test_vcpu_init(struct vcpu *v, struct vm *vm, unsigned mode, 
 	v->vm = vm;
 	v->vmcs = aligned_alloc(4096, 4096);
 	memset(v->vmcs, 0, 4096);
+	if (&lapic_type)
+		v->lapic = calloc(1, lapic_type.size);
 	vmx_vmcs_load(v->vmcs);
 	vmcs_write(VMCS_GUEST_CR0, (cr3 ? BIT(31) : 0) | BIT(16) | (mode == 16 ? 0 : 1));
 	vmcs_write(VMCS_GUEST_CR3, cr3);
@@ -176,4 +181,10 @@ static inline void test_vcpu_init(struct vcpu *v, struct vm *vm, unsigned mode, 
 	vmcs_write(VMCS_GUEST_AR(SEG_CS), mode == 64 ? 0xa09b : mode == 32 ? 0xc09b : 0x9b);
 	vmcs_write(VMCS_EXIT_QUALIFICATION, BIT(7) | BIT(8));
 	v->s.rflags = 2;
+}
+
+static inline void test_vcpu_free(struct vcpu *v)
+{
+	free(v->vmcs);
+	free(v->lapic);
 }
