@@ -97,6 +97,11 @@ u64 ram_hash(const void *page)
 	return XXH3_64bits(page, PAGE_SIZE);
 }
 
+u64 ram_hash_bytes(const void *p, size_t len)
+{
+	return XXH3_64bits(p, len);
+}
+
 u64 ram_hash_of_zero(void)
 {
 	static const u64 zero[PAGE_SIZE / 8];

@@ -29,6 +29,8 @@ bool ram_is_zero(const void *page);
 /* Raw hash of a page: XXH3, 64 bits, seed 0. */
 u64 ram_hash(const void *page);
 u64 ram_hash_of_zero(void);
+/* The same over any bytes. */
+u64 ram_hash_bytes(const void *p, size_t len);
 /* Binds a raw hash to its page number; never 0. */
 u64 ram_mix(u64 hash, u64 gfn);
 /* Records the latest content of gfn. Returns whether it had one before. */

@@ -3,6 +3,7 @@
 #include "mig/state.h"
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
+#include "hv/vm/vm_clock.h"
 #include "mig/mig.h"
 
 #include <string.h>
@@ -44,12 +45,12 @@ void mig_self(struct vm *vm)
 	struct error e = { 0 };
 	size_t len = 0, len2 = 0, at;
 	char where[80];
+	bool running = vm->clock_running;
 
 	if (!before || !after) {
 		log_warn("mig", "no memory for the self-migration of guest %s", vm->config.name);
 		goto out;
 	}
-	vm->self_migrations++;
 	if (reload(vm, before, &len, after, &len2, &e)) {
 		vm_kill(vm, "self-migration: %s", e.text);
 		goto out;
@@ -60,6 +61,9 @@ void mig_self(struct vm *vm)
 		vm_kill(vm, "self-migration: %s is not the same after save, wipe and load (byte %#x became %#x)", where,
 			at < len ? before[at] : 0, at < len2 ? after[at] : 0);
 	}
+	/* Loading stops the clock, as on a target. */
+	if (running && !vm_is_dead(vm))
+		vm_clock_start(vm);
 out:
 	if (before)
 		frame_free_n(before, SELF_PAGES);

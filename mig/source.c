@@ -11,9 +11,16 @@
 #include <string.h>
 
 #define SCAN_PAGES 1024u      /* looked at for zero in one turn */
-#define VERIFY_PAGES 256u     /* re-read in one turn */
+#define VERIFY_PAGES 64u      /* re-read in one turn */
 #define FRAMES_PER_TURN 16u
 #define UNKNOWN_RATE_PAGES 256u /* small enough to freeze for without knowing the rate */
+
+/* From FINISH_MIGRATE: its clock stands already. */
+static void set_paused(struct vm *vm)
+{
+	vm->state = RS_PAUSED;
+	vm_state_changed(vm);
+}
 
 static void thaw(struct mig_session *s)
 {
@@ -28,7 +35,7 @@ static void thaw(struct mig_session *s)
 		return;
 	vm->reason[0] = 0;
 	if (s->was_paused)
-		vm_pause(vm, RS_PAUSED);
+		set_paused(vm);
 	else if (vm_resume(vm, &e))
 		log_err("mig", "guest %s cannot run on: %s", vm->config.name, e.text);
 }
@@ -96,10 +103,10 @@ static void source_wait(struct mig_session *s, const char *why)
 	s->stream = NULL;
 	s->waited = true;
 	if (!vm_is_dead(vm)) {
-		if (vm->state != RS_PAUSED)
-			vm_pause(vm, RS_PAUSED);
-		snprintf(vm->reason, sizeof(vm->reason), "waits for host %s to say whether it took the guest over: %.80s",
+		snprintf(vm->reason, sizeof(vm->reason), "waits for host %s to say whether it took the guest over: %.70s",
 			 s->peer, why);
+		if (vm->state != RS_PAUSED)
+			set_paused(vm);
 	}
 	if (s->step < SRC_WAIT)
 		log_warn("mig", "guest %s waits: host %s was told to take over and its answer is missing (%s)", s->key.guest,
@@ -266,6 +273,7 @@ static int fill(struct mig_session *s)
 		gfn = ram_take(&s->ram);
 		if (gfn == ~0ull)
 			break;
+		s->work += PAGE_SIZE / 8;
 		if (ram_is_zero(guest_page(s->vm, gfn)))
 			add_zero(s, gfn);
 		else
@@ -385,6 +393,7 @@ static int send_final(struct mig_session *s)
 	wire_put_u64(w, s->key.id);
 	wire_put_u64(w, s->key.epoch);
 	wire_put_u64(w, s->ram.fold);
+	wire_put_u64(w, ram_hash_bytes(s->state, s->state_len));
 	wire_put_u64(w, guest_ram_pages(vm));
 	wire_put_u64(w, vm_tsc(vm));
 	wire_put_u32(w, (u32)s->state_len);
@@ -596,9 +605,10 @@ static int produce(struct mig_session *s, struct error *e)
 		return produce_round(s, e);
 	case SRC_VERIFY:
 		session_keepalive(s);
+		s->work += VERIFY_PAGES * PAGE_SIZE;
 		rc = ram_verify_step(&s->ram, VERIFY_PAGES, &bad);
 		if (rc < 0)
-			return error_set(e, E_STATE, "page %#llx of guest %s changed after it was sent and the dirty log missed it: "
+			return error_set(e, E_STATE, "page 0x%llx of guest %s changed after it was sent and the dirty log missed it: "
 					 "this is a fault of Godwit or of this host's memory", (unsigned long long)bad, s->key.guest);
 		return rc ? state_begin(s, e) : 1;
 	case SRC_STATE:
@@ -636,7 +646,7 @@ static int turn(struct mig_session *s, struct error *e)
 	}
 	if (read)
 		s->moved_us = now_us();
-	for (size_t bytes = 0; bytes < MIG_POLL_BYTES; bytes += s->out.len + PAGE_SIZE) {
+	for (s->work = 0; s->work < MIG_POLL_BYTES; s->work += s->out.len + PAGE_SIZE) {
 		rc = session_flush(s, e);
 		if (rc < 0)
 			return rc;

@@ -9,7 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define VERIFY_PAGES 256u
+#define VERIFY_PAGES 64u /* re-read in one turn */
 
 static void remember_stale(struct mig_session *s, const struct vm *vm)
 {
@@ -29,7 +29,7 @@ static void restore_stale(struct mig_session *s)
 	if (!s->had_stale)
 		return;
 	s->had_stale = false;
-	vm = vm_create(&s->stale.config, &e);
+	vm = vm_define(&s->stale.config, &e);
 	if (!vm) {
 		log_warn("mig", "the entry of guest %s is gone from this host: %s", s->stale.config.name, e.text);
 		return;
@@ -215,7 +215,7 @@ static int malformed(const struct mig_session *s, u32 type, struct error *e)
 static int put_page(struct mig_session *s, u64 gfn, const void *bytes, struct error *e)
 {
 	if (!guest_page(s->vm, gfn) || guest_write(s->vm, gpa(gfn << PAGE_SHIFT), bytes, PAGE_SIZE))
-		return error_set(e, E_PROTO, "host %s sent page %#llx, which is not memory of guest %s", s->peer,
+		return error_set(e, E_PROTO, "host %s sent page 0x%llx, which is not memory of guest %s", s->peer,
 				 (unsigned long long)gfn, s->key.guest);
 	/* Of the memory, not of the frame: this is also the proof that it was written. */
 	if (ram_note(&s->ram, gfn, ram_hash(guest_page(s->vm, gfn))))
@@ -261,7 +261,7 @@ static int put_zero(struct mig_session *s, u64 gfn, struct error *e)
 	static const u8 zero[PAGE_SIZE];
 
 	if (!guest_page(s->vm, gfn))
-		return error_set(e, E_PROTO, "host %s sent page %#llx, which is not memory of guest %s", s->peer,
+		return error_set(e, E_PROTO, "host %s sent page 0x%llx, which is not memory of guest %s", s->peer,
 				 (unsigned long long)gfn, s->key.guest);
 	/* Fresh guest memory is zero (frame_alloc_2m): only what was written before must be cleared. */
 	if (ram_noted(&s->ram, gfn) && guest_write(s->vm, gpa(gfn << PAGE_SHIFT), zero, PAGE_SIZE))
@@ -374,7 +374,7 @@ static int check_hash(struct mig_session *s, u64 fold, u64 pages, struct error *
 
 static int on_final(struct mig_session *s, struct wire_reader *r, struct error *e)
 {
-	u64 fold, pages, tsc;
+	u64 fold, state_hash, pages, tsc;
 	u32 state_len;
 	u8 paused, full;
 	struct wire_writer *w;
@@ -383,6 +383,7 @@ static int on_final(struct mig_session *s, struct wire_reader *r, struct error *
 	if (!s->last_round || !read_key(s, r))
 		return malformed(s, WIRE_FINAL, e);
 	fold = wire_u64(r);
+	state_hash = wire_u64(r);
 	pages = wire_u64(r);
 	tsc = wire_u64(r);
 	state_len = wire_u32(r);
@@ -395,6 +396,8 @@ static int on_final(struct mig_session *s, struct wire_reader *r, struct error *
 	if (rc)
 		return rc;
 	s->info->hash_verified = true;
+	if (state_hash != ram_hash_bytes(s->state, s->state_len))
+		return error_set(e, E_PROTO, "the device state of guest %s did not arrive as it was sent", s->key.guest);
 	rc = state_load(s->vm, s->state, s->state_len, e);
 	if (rc)
 		return rc;
@@ -568,7 +571,7 @@ static int full_turn(struct mig_session *s, struct error *e)
 	int rc = ram_verify_step(&s->ram, VERIFY_PAGES, &bad);
 
 	if (rc < 0)
-		return error_set(e, E_STATE, "page %#llx of guest %s is not what was received: this is a fault of Godwit or of this "
+		return error_set(e, E_STATE, "page 0x%llx of guest %s is not what was received: this is a fault of Godwit or of this "
 				 "host's memory", (unsigned long long)bad, s->key.guest);
 	s->full_pending = rc == 0;
 	session_keepalive(s);

@@ -1,0 +1,688 @@
+/* SPDX-License-Identifier: MIT */
+#include "mig/mig_fake.h"
+#include "hv/lib/clock.h"
+#include "hv/lib/log.h"
+#include "hv/mm/frame.h"
+#include "hv/vm/vm_clock.h"
+#include "net/net.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct fake_world the_world;
+struct fake_world *world = &the_world;
+static const char *const host_names[FAKE_HOSTS] = { "a", "b" };
+
+#define CHECK(cond) do { if (!(cond)) bug(__FILE__, __LINE__, #cond); } while (0)
+
+/* --- the hypervisor around mig/ --- */
+
+u64 now_us(void) { return world->now_us; }
+u64 host_tsc(void) { return world->now_us * 1000; }
+u64 host_tsc_hz(void) { return 1000000000; }
+u64 wall_seconds(void) { return 1700000000 + world->now_us / 1000000; }
+void log_guard(void) { }
+bool log_limit_ok(struct log_limit *l) { (void)l; return true; }
+
+void log_line(enum log_level level, const char *subsys, const char *fmt, ...)
+{
+	va_list ap;
+
+	(void)level;
+	if (!getenv("TEST_LOG"))
+		return;
+	fprintf(stderr, "[%10.6f] %s %s: ", (double)world->now_us / 1e6, host_names[world->host], subsys);
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+}
+
+void bug(const char *file, int line, const char *what)
+{
+	fprintf(stderr, "BUG %s:%d: %s\n", file, line, what);
+	abort();
+}
+
+static void *fake_alloc(size_t n, size_t size)
+{
+	void *p;
+
+	if (world->host == FAKE_B && world->allocs_left >= 0 && world->allocs_left-- == 0) {
+		world->allocs_left = 0;
+		return NULL;
+	}
+	p = calloc(n ? n : 1, size ? size : 1);
+	CHECK(p);
+	world->live_allocs++;
+	return p;
+}
+
+static void fake_release(void *p)
+{
+	if (!p)
+		return;
+	CHECK(world->live_allocs);
+	world->live_allocs--;
+	free(p);
+}
+
+void *frame_alloc(void) { return fake_alloc(1, 4096); }
+void frame_free(void *p) { fake_release(p); }
+void *frame_alloc_n(unsigned n) { return fake_alloc(n, 4096); }
+void frame_free_n(void *p, unsigned n) { (void)n; fake_release(p); }
+void *heap_calloc(size_t n, size_t size) { return fake_alloc(n, size); }
+void heap_free(void *p) { fake_release(p); }
+
+/* --- guests --- */
+
+static int cpu_post_load(void *owner, struct error *e)
+{
+	struct vm *vm = owner;
+
+	return fake_vm(vm)->cpu.even & 1 ? error_set(e, E_INVAL, "even is odd") : 0;
+}
+
+static const struct mig_field clock_fields[] = {
+	MIG_U64(1, struct vm_clock_state, guest_tsc, 1), MIG_U64(2, struct vm_clock_state, tsc_hz, 1),
+	MIG_U64(3, struct vm_clock_state, boot_wall_seconds, 1),
+};
+static int clock_post_load(void *owner, struct error *e)
+{
+	struct vm *vm = owner;
+
+	(void)e;
+	vm->clock_running = false;
+	vm->paused_tsc = vm->clock_state.guest_tsc;
+	vm->tsc_hz = vm->clock_state.tsc_hz;
+	return 0;
+}
+static const struct mig_type clock_type = {
+	.name = "clock", .version = 1, .min_version = 1, .phase = MIG_PHASE_CLOCK, .n_fields = ARRAY_SIZE(clock_fields),
+	.state_size = sizeof(struct vm_clock_state), .fields = clock_fields, .post_load = clock_post_load,
+};
+static const struct mig_field cpu_fields[] = {
+	MIG_U64(1, struct fake_cpu, counter, 1), MIG_U64(2, struct fake_cpu, even, 1), MIG_U32S(3, struct fake_cpu, regs, 1),
+	MIG_U8S(4, struct fake_cpu, bytes, 2),
+};
+static const struct mig_type cpu_type = {
+	.name = "cpu", .version = 2, .min_version = 1, .phase = MIG_PHASE_VCPU, .n_fields = ARRAY_SIZE(cpu_fields),
+	.state_size = sizeof(struct fake_cpu), .fields = cpu_fields, .post_load = cpu_post_load,
+};
+
+bool vm_mig_instance(struct vm *vm, unsigned i, struct mig_instance *out)
+{
+	if (i == 0)
+		*out = (struct mig_instance){ &clock_type, 0, &vm->clock_state, vm };
+	else if (i == 1)
+		*out = (struct mig_instance){ &cpu_type, 0, &fake_vm(vm)->cpu, vm };
+	return i < 2;
+}
+
+u64 vm_tsc(const struct vm *vm) { return vm->clock_running ? host_tsc() + vm->tsc_offset : vm->paused_tsc; }
+u64 vm_tsc_hz(const struct vm *vm) { return vm->tsc_hz; }
+void vm_clock_start(struct vm *vm)
+{
+	if (!vm->clock_running)
+		vm->tsc_offset = vm->paused_tsc - host_tsc();
+	vm->clock_running = true;
+}
+void vm_clock_stop(struct vm *vm)
+{
+	vm->paused_tsc = vm_tsc(vm);
+	vm->clock_running = false;
+}
+
+void vm_state_sync(struct vm *vm)
+{
+	vm->clock_state = (struct vm_clock_state){ vm_tsc(vm), vm->tsc_hz, vm->boot_wall_seconds };
+	if (world->bad_state)
+		fake_vm(vm)->cpu.even |= 1;
+}
+void vm_state_loaded(struct vm *vm) { (void)vm; }
+void vm_state_changed(struct vm *vm) { (void)vm; }
+void mig_changed(const struct mig_info *info) { CHECK(info->status && info->phase && info->role); }
+
+const char *vm_run_state_name(enum run_state s)
+{
+	static const char *const names[] = { "prelaunch", "running", "paused", "shutdown", "inmigrate", "finish-migrate",
+					     "postmigrate", "internal-error", "guest-panicked" };
+	return names[s];
+}
+
+struct vm *vm_find(const char *name)
+{
+	for (unsigned i = 0; i < VM_MAX; i++) {
+		struct vm *vm = world->vms[world->host][i];
+
+		if (vm && !strcmp(vm->config.name, name))
+			return vm;
+	}
+	return NULL;
+}
+
+bool vm_is_dead(const struct vm *vm)
+{
+	return vm->state == RS_SHUTDOWN || vm->state == RS_INTERNAL_ERROR || vm->state == RS_GUEST_PANICKED;
+}
+
+struct vm *vm_define(const struct guest_config *cfg, struct error *e)
+{
+	struct fake_vm *f;
+
+	CHECK(!vm_find(cfg->name));
+	for (unsigned i = 0; i < VM_MAX; i++)
+		if (!world->vms[world->host][i]) {
+			f = fake_alloc(1, sizeof(*f));
+			if (!f)
+				break;
+			f->vm.console = fake_alloc(1, CONSOLE_RING_BYTES);
+			if (!f->vm.console) {
+				fake_release(f);
+				break;
+			}
+			f->vm.config = *cfg;
+			f->vm.state = RS_PRELAUNCH;
+			f->vm.tsc_hz = host_tsc_hz();
+			world->vms[world->host][i] = &f->vm;
+			return &f->vm;
+		}
+	error_set(e, E_NOMEM, "no memory for guest %s", cfg->name);
+	return NULL;
+}
+
+struct vm *vm_create(const struct guest_config *cfg, struct error *e)
+{
+	struct vm *vm = vm_define(cfg, e);
+
+	if (!vm)
+		return NULL;
+	/* Whoever asks for more than a test has gets nothing. */
+	if (cfg->memory_bytes <= 64ul << 20)
+		fake_vm(vm)->ram = fake_alloc(1, cfg->memory_bytes);
+	if (!fake_vm(vm)->ram) {
+		vm_destroy(vm);
+		error_set(e, E_NOMEM, "no memory for guest %s", cfg->name);
+		return NULL;
+	}
+	vm->ram_bytes = cfg->memory_bytes;
+	return vm;
+}
+
+void vm_release(struct vm *vm)
+{
+	dirty_stop(vm);
+	fake_release(fake_vm(vm)->ram);
+	fake_vm(vm)->ram = NULL;
+	vm->ram_bytes = 0;
+}
+
+void vm_destroy(struct vm *vm)
+{
+	CHECK(!vm->mig);
+	vm_release(vm);
+	for (unsigned i = 0; i < VM_MAX; i++)
+		if (world->vms[world->host][i] == vm)
+			world->vms[world->host][i] = NULL;
+	fake_release(vm->console);
+	fake_release(fake_vm(vm));
+}
+
+void vm_moved_away(struct vm *vm, const char *to, u64 epoch)
+{
+	CHECK(!vm->mig && !vm->owner);
+	vm_release(vm);
+	vm->epoch = epoch;
+	snprintf(vm->owner_name, sizeof(vm->owner_name), "%s", to);
+	vm->state = RS_POSTMIGRATE;
+}
+
+u64 fake_digest(struct vm *vm)
+{
+	struct fake_cpu *c = &fake_vm(vm)->cpu;
+
+	u64 d = ram_hash_bytes(fake_vm(vm)->ram, vm->ram_bytes) ^ ram_hash_bytes(c, sizeof(*c)) * 3 ^ vm_tsc(vm) * 11;
+
+	/* Console history is for people, no hash of ours covers it; TLS does. */
+	if (world->plan.fault == FAULT_FLIP)
+		return d;
+	return d ^ ram_hash_bytes(vm->console, CONSOLE_RING_BYTES) * 5 ^ vm->console_total * 7;
+}
+
+void vm_pause(struct vm *vm, enum run_state state)
+{
+	if (vm->state != RS_RUNNING && vm->state != RS_PAUSED)
+		return;
+	vm_clock_stop(vm);
+	vm->state = state;
+	if (state == RS_FINISH_MIGRATE)
+		world->frozen_digest = fake_digest(vm);
+}
+
+int vm_resume(struct vm *vm, struct error *e)
+{
+	if (!vm->owner)
+		return error_set(e, E_STATE, "not the owner");
+	/* Wherever it goes on, it goes on from where it was frozen. */
+	if (vm->state != RS_RUNNING && vm->mig && !world->bad_state && world->frozen_digest != fake_digest(vm))
+		bug(__FILE__, __LINE__, "the guest goes on with other contents than it was frozen with");
+	vm->state = RS_RUNNING;
+	vm_clock_start(vm);
+	world->resumes++;
+	return 0;
+}
+
+void vm_kill(struct vm *vm, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(vm->reason, sizeof(vm->reason), fmt, ap);
+	va_end(ap);
+	vm->state = RS_INTERNAL_ERROR;
+	world->kills++;
+}
+
+int vm_cpu_compat_save(struct vm *vm, u8 *buf, size_t cap)
+{
+	(void)vm;
+	CHECK(cap >= 4);
+	memcpy(buf, "cpu1", 4);
+	return 4;
+}
+
+int vm_cpu_compat_check(const u8 *buf, size_t len, struct error *e)
+{
+	return len == 4 && !memcmp(buf, "cpu1", 4) ? 0 : error_set(e, E_UNSUPPORTED, "another CPU");
+}
+
+u64 guest_gfn_end(const struct vm *vm) { return vm->ram_bytes >> PAGE_SHIFT; }
+u64 guest_ram_pages(const struct vm *vm) { return vm->ram_bytes >> PAGE_SHIFT; }
+u64 guest_next_gfn(const struct vm *vm, u64 gfn) { return gfn < guest_gfn_end(vm) ? gfn : ~0ull; }
+const void *guest_page(const struct vm *vm, u64 gfn)
+{
+	return gfn < guest_gfn_end(vm) ? fake_vm((struct vm *)vm)->ram + (gfn << PAGE_SHIFT) : NULL;
+}
+
+int guest_write(struct vm *vm, gpa_t at, const void *buf, size_t len)
+{
+	if (at.v > vm->ram_bytes || len > vm->ram_bytes - at.v)
+		return -E_RANGE;
+	memcpy(fake_vm(vm)->ram + at.v, buf, len);
+	for (u64 g = at.v >> PAGE_SHIFT; len && g <= (at.v + len - 1) >> PAGE_SHIFT; g++)
+		dirty_mark(vm, g);
+	return 0;
+}
+
+int dirty_start(struct vm *vm)
+{
+	CHECK(!vm->dirty);
+	vm->dirty_words = guest_gfn_end(vm) / 64;
+	vm->dirty = fake_alloc(vm->dirty_words, 8);
+	return vm->dirty ? 0 : -E_NOMEM;
+}
+
+void dirty_stop(struct vm *vm)
+{
+	fake_release(vm->dirty);
+	vm->dirty = NULL;
+}
+
+void dirty_mark(struct vm *vm, u64 gfn)
+{
+	if (vm->dirty)
+		vm->dirty[gfn / 64] |= BIT(gfn % 64);
+}
+
+u64 dirty_harvest(struct vm *vm, u64 *bitmap)
+{
+	u64 n = 0;
+
+	for (u64 i = 0; i < vm->dirty_words; i++) {
+		n += (u64)__builtin_popcountll(vm->dirty[i] & ~bitmap[i]);
+		bitmap[i] |= vm->dirty[i];
+		vm->dirty[i] = 0;
+	}
+	return n;
+}
+
+/* --- links --- */
+
+#define QUEUE_BYTES (96u << 10)
+struct queue { u8 buf[QUEUE_BYTES]; size_t len, head; u64 carried; u8 header[8]; u64 frame_left; unsigned header_got; };
+struct link { struct queue q[2]; struct end { struct stream s; struct link *link; int side; bool closed, dead; int wait; } end[2];
+	      unsigned number; bool cut; struct fake_plan plan; };
+static struct stream *pending[FAKE_HOSTS][8];
+
+static struct end *end_of(struct stream *s) { return container_of(s, struct end, s); }
+
+/* Notes where frames begin on the first link. */
+static void record(struct link *l, int dir, u8 byte)
+{
+	struct queue *q = &l->q[dir];
+	u32 len;
+
+	if (q->frame_left) {
+		q->frame_left--;
+		return;
+	}
+	if (q->header_got == 0 && l->number == 0 && world->n_record[dir] < 4096)
+		world->record[dir][world->n_record[dir]++] = q->carried;
+	q->header[q->header_got++] = byte;
+	if (q->header_got == 8) {
+		memcpy(&len, q->header + 4, 4);
+		q->frame_left = len;
+		q->header_got = 0;
+	}
+}
+
+static void link_cut(struct link *l, bool one_side)
+{
+	l->cut = true;
+	if (!one_side)
+		l->q[0].len = l->q[1].len = 0;
+}
+
+void fake_cut(struct stream *s)
+{
+	link_cut(end_of(s)->link, false);
+}
+
+static int fail(struct end *e)
+{
+	e->dead = true;
+	error_set(&e->s.error, E_IO, "the link broke");
+	return -E_IO;
+}
+
+static int end_write(struct stream *s, const void *buf, size_t len)
+{
+	struct end *e = end_of(s);
+	struct link *l = e->link;
+	struct queue *q = &l->q[e->side];
+	const u8 *p = buf;
+	size_t n = 0;
+
+	if (e->dead || l->cut || l->end[!e->side].closed)
+		return fail(e);
+	for (; n < len && q->len < QUEUE_BYTES; n++) {
+		bool here = l->plan.fault && l->plan.dir == (unsigned)e->side && q->carried >= l->plan.at;
+		u8 b = p[n];
+
+		if (here && l->plan.fault == FAULT_FLIP && q->carried == l->plan.at)
+			b ^= l->plan.flip;
+		record(l, e->side, p[n]);
+		q->carried++;
+		if (l->number == 0)
+			world->carried[e->side] = q->carried;
+		if (here && (l->plan.fault == FAULT_CUT || l->plan.fault == FAULT_CUT_ONE_SIDE)) {
+			link_cut(l, l->plan.fault == FAULT_CUT_ONE_SIDE);
+			break;
+		}
+		if (here && l->plan.fault == FAULT_BLACK_HOLE)
+			continue;
+		q->buf[(q->head + q->len++) % QUEUE_BYTES] = b;
+	}
+	s->wire_out += n;
+	return (int)n;
+}
+
+static int end_read(struct stream *s, void *buf, size_t len)
+{
+	struct end *e = end_of(s);
+	struct queue *q = &e->link->q[!e->side];
+	size_t n = 0;
+
+	if (e->dead)
+		return fail(e);
+	for (; n < len && q->len; n++, q->len--, q->head = (q->head + 1) % QUEUE_BYTES)
+		((u8 *)buf)[n] = q->buf[q->head];
+	if (!n && (e->link->cut || e->link->end[!e->side].closed))
+		return fail(e);
+	s->wire_in += n;
+	return (int)n;
+}
+
+static bool end_drained(struct stream *s) { return !end_of(s)->link->q[end_of(s)->side].len; }
+static bool end_connecting(struct stream *s) { return end_of(s)->wait > 0 && end_of(s)->wait--; }
+static void end_close(struct stream *s)
+{
+	struct end *e = end_of(s);
+
+	CHECK(!e->closed);
+	e->closed = true;
+	if (e->link->end[0].closed && e->link->end[1].closed)
+		free(e->link);
+}
+
+static const struct stream_ops end_ops = { end_write, end_read, end_drained, end_connecting, end_close };
+
+struct stream *fake_pipe(const char *near_peer, const char *far_peer, struct stream **far)
+{
+	struct link *l = calloc(1, sizeof(*l));
+
+	CHECK(l);
+	l->number = world->links++;
+	if (world->plan.fault && world->plan.link == l->number)
+		l->plan = world->plan;
+	for (int i = 0; i < 2; i++) {
+		struct end *e = &l->end[i];
+
+		e->link = l;
+		e->side = i;
+		e->s.ops = &end_ops;
+		snprintf(e->s.peer_name, sizeof(e->s.peer_name), "%s", i ? far_peer : near_peer);
+		snprintf(e->s.peer_role, sizeof(e->s.peer_role), "host");
+		snprintf(e->s.peer_addr, sizeof(e->s.peer_addr), "192.0.2.%d:4789", i + 1);
+	}
+	l->end[0].wait = 2;
+	*far = &l->end[1].s;
+	return &l->end[0].s;
+}
+
+struct stream *net_connect(u32 ip, u16 port, const char *host, const char *alpn, struct error *e)
+{
+	struct stream *far, *near;
+	int to = strcmp(host, "b") ? FAKE_A : FAKE_B;
+
+	(void)ip;
+	CHECK(port && !strcmp(alpn, WIRE_ALPN));
+	if (world->net_down) {
+		error_set(e, E_IO, "network unreachable");
+		return NULL;
+	}
+	near = fake_pipe(host, host_names[world->host], &far);
+	for (unsigned i = 0; i < 8; i++)
+		if (!pending[to][i]) {
+			pending[to][i] = far;
+			return near;
+		}
+	bug(__FILE__, __LINE__, "too many connections");
+}
+
+/* --- the world --- */
+
+void fake_switch(int host)
+{
+	world->host = host;
+	mig_host = &world->mig[host];
+}
+
+static u64 rnd(struct fake_vm *f)
+{
+	f->rng ^= f->rng << 13;
+	f->rng ^= f->rng >> 7;
+	f->rng ^= f->rng << 17;
+	return f->rng;
+}
+
+static void guest_scribble(struct fake_vm *f, u32 pages)
+{
+	u64 end = guest_gfn_end(&f->vm);
+
+	for (u32 i = 0; i < pages; i++) {
+		u64 gfn = rnd(f) % end, at = rnd(f) % 512;
+		u64 *page = (u64 *)(void *)(f->ram + (gfn << PAGE_SHIFT));
+
+		/* Sometimes a page becomes zero again. */
+		if (rnd(f) % 8 == 0)
+			memset(page, 0, PAGE_SIZE);
+		else
+			page[at] = rnd(f);
+		dirty_mark(&f->vm, gfn);
+	}
+	f->cpu.counter++;
+	f->cpu.regs[f->cpu.counter % 8] = (u32)rnd(f);
+	f->vm.console[f->vm.console_total++ % CONSOLE_RING_BYTES] = (u8)rnd(f);
+}
+
+struct vm *fake_guest(int host)
+{
+	struct vm *vm;
+	int back = world->host;
+
+	fake_switch(host);
+	vm = vm_find(FAKE_GUEST);
+	fake_switch(back);
+	return vm;
+}
+
+void fake_setup(u64 seed)
+{
+	struct guest_config c = { .name = FAKE_GUEST, .memory_bytes = FAKE_GUEST_BYTES, .vcpus = 1, .os_type = "linux",
+				  .kernel = "vmlinuz", .cmdline = "console=ttyS0" };
+	struct vm *vm;
+	struct fake_vm *f;
+
+	memset(world, 0, sizeof(*world));
+	world->allocs_left = -1;
+	world->writes_per_run = 2;
+	world->now_us = 1000000;
+	for (int h = FAKE_HOSTS - 1; h >= 0; h--) {
+		fake_switch(h);
+		mig_init(host_names[h]);
+		world->now_us++; /* another boot id */
+	}
+	fake_switch(FAKE_A);
+	vm = vm_create(&c, NULL);
+	f = fake_vm(vm);
+	f->rng = seed * 0x9e3779b97f4a7c15ull + 1;
+	for (int i = 0; i < 8; i++)
+		rnd(f);
+	guest_scribble(f, 300);
+	f->cpu.even = rnd(f) & ~1ull;
+	vm->owner = true;
+	vm->epoch = 1;
+	vm->state = RS_RUNNING;
+	vm_clock_start(vm);
+}
+
+static void drop_pending(int host)
+{
+	for (unsigned i = 0; i < 8; i++)
+		if (pending[host][i]) {
+			stream_close(pending[host][i]);
+			pending[host][i] = NULL;
+		}
+}
+
+/* What the host held is gone; its links break without a word. */
+static void host_gone(int host)
+{
+	fake_switch(host);
+	drop_pending(host);
+	for (unsigned i = 0; i < MIG_MAX_SESSIONS; i++) {
+		struct mig_session *s = mig_host->sessions[i];
+
+		if (!s)
+			continue;
+		if (s->stream)
+			link_cut(end_of(s->stream)->link, false);
+		session_end(s);
+		s->out.len = s->out.sent = 0;
+	}
+	for (int n = 0; n < 4; n++)
+		mig_poll();
+	for (unsigned i = 0; i < VM_MAX; i++)
+		if (world->vms[host][i])
+			vm_destroy(world->vms[host][i]);
+}
+
+void fake_restart(int host)
+{
+	int back = world->host;
+
+	host_gone(host);
+	world->now_us++;
+	mig_init(host_names[host]);
+	fake_switch(back);
+}
+
+u64 fake_teardown(void)
+{
+	host_gone(FAKE_A);
+	host_gone(FAKE_B);
+	fake_switch(FAKE_A);
+	return world->live_allocs;
+}
+
+/* Never two that may run it, never two that run it. */
+static void check_owner(void)
+{
+	struct vm *a = fake_guest(FAKE_A), *b = fake_guest(FAKE_B);
+
+	if (a && b && (a->owner || a->state == RS_RUNNING) && (b->owner || b->state == RS_RUNNING))
+		bug(__FILE__, __LINE__, "two hosts run the guest");
+}
+
+void fake_step(u64 us)
+{
+	for (int h = 0; h < FAKE_HOSTS; h++) {
+		struct vm *vm;
+
+		fake_switch(h);
+		for (unsigned i = 0; i < 8; i++)
+			if (pending[h][i]) {
+				struct stream *s = pending[h][i];
+
+				pending[h][i] = NULL;
+				mig_accept(s);
+			}
+		vm = vm_find(FAKE_GUEST);
+		if (vm && vm->state == RS_RUNNING) {
+			CHECK(vm->owner);
+			guest_scribble(fake_vm(vm), world->writes_per_run);
+		}
+		mig_poll();
+		check_owner();
+	}
+	fake_switch(FAKE_A);
+	world->now_us += us;
+}
+
+int fake_move(int from, bool full, struct error *e)
+{
+	struct mig_params p = { .ip = 1, .port = 4789, .verify_full = full, .freeze_budget_ms = 5, .max_rounds = 6 };
+	int rc;
+
+	snprintf(p.host, sizeof(p.host), "%s", host_names[!from]);
+	fake_switch(from);
+	rc = mig_start(fake_guest(from), &p, e);
+	fake_switch(FAKE_A);
+	return rc;
+}
+
+bool fake_busy(void)
+{
+	for (int h = 0; h < FAKE_HOSTS; h++)
+		for (unsigned i = 0; i < MIG_MAX_SESSIONS; i++)
+			if (world->mig[h].sessions[i])
+				return true;
+	for (int h = 0; h < FAKE_HOSTS; h++)
+		for (unsigned i = 0; i < 8; i++)
+			if (pending[h][i])
+				return true;
+	return false;
+}

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT */
+/* Two hosts in one process, for tests of mig/ alone: guests are RAM, a counter and a few bytes of state; links are
+ * byte queues that break on demand; time moves when a test says so. Nothing of hv/ but error texts is used. */
+#pragma once
+#include "mig/session.h"
+
+enum { FAKE_A, FAKE_B, FAKE_HOSTS };
+#define FAKE_GUEST "g1"
+#define FAKE_GUEST_BYTES (4ul << 20)
+
+/* The state struct of the fake CPU; `even` must be even, or post_load refuses it. */
+struct fake_cpu { u64 counter, even; u32 regs[8]; u8 bytes[16]; };
+struct fake_vm { struct vm vm; u8 *ram; struct fake_cpu cpu; u64 rng; };
+static inline struct fake_vm *fake_vm(struct vm *vm) { return container_of(vm, struct fake_vm, vm); }
+
+enum fake_fault { FAULT_NONE, FAULT_CUT, FAULT_CUT_ONE_SIDE, FAULT_BLACK_HOLE, FAULT_FLIP };
+/* What happens to the n-th link made (0..) when `at` bytes have gone in direction dir (0: from the connecting side). */
+struct fake_plan { enum fake_fault fault; unsigned link, dir; u64 at; u8 flip; };
+
+struct fake_world {
+	struct mig_host mig[FAKE_HOSTS];
+	struct vm *vms[FAKE_HOSTS][VM_MAX];
+	int host;                        /* whose code runs now */
+	u64 now_us;
+	unsigned links;                  /* made so far */
+	bool net_down;                   /* connections fail */
+	struct fake_plan plan;
+	u64 record[2][4096];             /* frame starts seen on link 0, per direction */
+	unsigned n_record[2];
+	u64 carried[2];                  /* bytes on link 0 */
+	s64 allocs_left;                 /* on host B; < 0: no limit */
+	u64 live_allocs;
+	u64 frozen_digest;               /* of the guest when it was frozen last */
+	unsigned resumes, kills;
+	u32 writes_per_run;              /* pages the guest dirties in one turn */
+	bool bad_state;                  /* the source's state is one that post_load refuses */
+};
+extern struct fake_world *world;
+
+/* A fresh world with both hosts up and a running guest on A: about a quarter of its pages have content. */
+void fake_setup(u64 seed);
+/* Frees everything and returns how many allocations were still live besides guests (must be 0). */
+u64 fake_teardown(void);
+void fake_switch(int host);
+/* Forgets everything that a restart would (guests too). */
+void fake_restart(int host);
+/* One turn of both hosts: guests run, moves go on, time passes; checks the invariants that hold always. */
+void fake_step(u64 us);
+struct vm *fake_guest(int host);
+u64 fake_digest(struct vm *vm);
+int fake_move(int from, bool full, struct error *e);
+/* Whether any move is still going on, on either host. */
+bool fake_busy(void);
+/* Breaks the link under s for both ends; what is in flight is lost. */
+void fake_cut(struct stream *s);
+/* A pipe whose far end is `far`: for tests and fuzzers that play the peer by hand. */
+struct stream *fake_pipe(const char *near_peer, const char *far_peer, struct stream **far);

@@ -1,0 +1,748 @@
+/* SPDX-License-Identifier: MIT */
+/* Whole moves between two hosts in one process. Whatever breaks, and wherever: never two owners, never none for good,
+ * the same contents where it goes on, no memory lost. mig_fake.c checks the first and the third in every step. */
+#include "mig/mig_fake.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#define STEP_US 1000
+
+static void short_timeouts(void)
+{
+	mig_timeouts = (struct mig_timeouts){ .connect = 100000, .precopy = 100000, .freeze = 100000, .commit = 100000,
+					      .silence = 200000, .keepalive = 20000, .retry_max = 50000, .linger = 30000 };
+}
+
+/* Steps until nothing goes on any more, or too long. */
+static bool settle(unsigned steps)
+{
+	while (steps-- && fake_busy())
+		fake_step(STEP_US);
+	return !fake_busy();
+}
+
+enum outcome { STAYED, MOVED, WAITS };
+
+static bool alive(const struct vm *vm)
+{
+	return vm && vm->owner && (vm->state == RS_RUNNING || vm->state == RS_PAUSED);
+}
+
+/* Where the guest is; fails unless exactly one host has it. */
+static enum outcome outcome(void)
+{
+	struct vm *a = fake_guest(FAKE_A), *b = fake_guest(FAKE_B);
+
+	if (alive(b)) {
+		assert_false(a->owner);
+		assert_int_equal(a->state, RS_POSTMIGRATE);
+		assert_string_equal(a->owner_name, "b");
+		assert_int_equal(b->epoch, 2);
+		assert_int_equal(a->epoch, 2);
+		assert_null(fake_vm(a)->ram);
+		return MOVED;
+	}
+	assert_non_null(a);
+	if (alive(a)) {
+		assert_true(!b || !b->owner);
+		assert_int_equal(a->epoch, 1);
+		assert_null(a->dirty);
+		assert_null(a->mig);
+		/* The target threw its copy away. */
+		assert_null(b);
+		return STAYED;
+	}
+	assert_int_equal(a->state, RS_PAUSED);
+	assert_false(a->owner);
+	assert_non_null(a->mig);
+	assert_non_null(strstr(a->reason, "waits for host b"));
+	return WAITS;
+}
+
+static struct mig_info info_of(int host)
+{
+	struct mig_info i = { 0 };
+
+	fake_switch(host);
+	assert_int_equal(mig_query(FAKE_GUEST, &i), 0);
+	fake_switch(FAKE_A);
+	return i;
+}
+
+static void begin(u64 seed, bool full)
+{
+	struct error e = { 0 };
+
+	if (fake_move(FAKE_A, full, &e))
+		fail_msg("seed %llu: %s", (unsigned long long)seed, e.text);
+}
+
+static void finish(void)
+{
+	assert_int_equal(fake_teardown(), 0);
+}
+
+static void test_plain(void **state)
+{
+	(void)state;
+	for (u64 seed = 1; seed < 20; seed++) {
+		struct mig_info a, b;
+
+		fake_setup(seed);
+		world->writes_per_run = (u32)seed;
+		begin(seed, seed & 1);
+		assert_true(settle(3000));
+		assert_int_equal(outcome(), MOVED);
+		a = info_of(FAKE_A);
+		b = info_of(FAKE_B);
+		assert_string_equal(a.status, "completed");
+		assert_string_equal(b.status, "completed");
+		assert_string_equal(a.phase, "done");
+		assert_true(a.hash_verified && b.hash_verified);
+		assert_true(a.hash == b.hash && a.hash);
+		assert_int_equal(a.normal_pages + a.zero_pages, b.normal_pages + b.zero_pages);
+		assert_int_equal(a.resent_pages, b.resent_pages);
+		assert_true(a.resent_pages > 0);
+		assert_int_equal(a.normal_pages + a.zero_pages, FAKE_GUEST_BYTES / PAGE_SIZE + a.resent_pages);
+		assert_true(a.rounds[0].pages > 200 && a.rounds[0].zero > 600);
+		assert_true(a.round >= 2 && a.round <= 7);
+		assert_true(a.downtime_us > 0 && a.downtime_us >= b.downtime_us);
+		assert_int_equal(a.verify_full, seed & 1);
+		assert_int_equal(world->resumes, 1);
+		finish();
+	}
+}
+
+static void test_there_and_back(void **state)
+{
+	struct error e = { 0 };
+	struct vm *vm;
+
+	(void)state;
+	fake_setup(3);
+	for (int i = 0; i < 6; i++) {
+		assert_int_equal(fake_move(i & 1, false, &e), 0);
+		assert_true(settle(3000));
+		vm = fake_guest(!(i & 1));
+		assert_true(alive(vm));
+		assert_int_equal(vm->epoch, i + 2);
+		assert_int_equal(fake_guest(i & 1)->state, RS_POSTMIGRATE);
+		for (int n = 0; n < 5; n++)
+			fake_step(STEP_US);
+	}
+	finish();
+}
+
+static void test_paused_stays_paused(void **state)
+{
+	(void)state;
+	fake_setup(4);
+	vm_pause(fake_guest(FAKE_A), RS_PAUSED);
+	begin(4, true);
+	assert_true(settle(3000));
+	assert_int_equal(outcome(), MOVED);
+	assert_int_equal(fake_guest(FAKE_B)->state, RS_PAUSED);
+	fake_switch(FAKE_B);
+	assert_int_equal(vm_resume(fake_guest(FAKE_B), NULL), 0);
+	assert_true(world->frozen_digest == fake_digest(fake_guest(FAKE_B)));
+	finish();
+	/* And when it fails, it is paused here as before. */
+	fake_setup(4);
+	vm_pause(fake_guest(FAKE_A), RS_PAUSED);
+	world->bad_state = true;
+	begin(4, true);
+	assert_true(settle(3000));
+	assert_int_equal(outcome(), STAYED);
+	assert_int_equal(fake_guest(FAKE_A)->state, RS_PAUSED);
+	finish();
+}
+
+static void test_refusals(void **state)
+{
+	struct guest_config c = { .name = FAKE_GUEST, .memory_bytes = FAKE_GUEST_BYTES, .vcpus = 1 };
+	struct error e = { 0 };
+	struct vm *b;
+
+	(void)state;
+	for (int kind = 0; kind < 4; kind++) {
+		fake_setup(5);
+		fake_switch(FAKE_B);
+		b = vm_define(&c, &e);
+		assert_non_null(b);
+		if (kind == 0) /* a live one of its own */
+			b->state = RS_RUNNING, b->owner = true;
+		if (kind == 1) /* knows it at a later epoch */
+			b->state = RS_POSTMIGRATE, b->epoch = 7;
+		if (kind == 2) /* stopped, but its own */
+			b->state = RS_SHUTDOWN, b->owner = true;
+		if (kind == 0)
+			world->writes_per_run = 0, b->state = RS_PAUSED;
+		fake_switch(FAKE_A);
+		if (kind == 0 || kind == 2)
+			b->owner = false; /* so that the world's own check stays quiet; the state alone must do */
+		begin(5, false);
+		assert_true(settle(3000));
+		if (kind == 3) { /* only defined there: replaced */
+			assert_int_equal(outcome(), MOVED);
+		} else {
+			assert_true(alive(fake_guest(FAKE_A)));
+			assert_int_equal(fake_guest(FAKE_A)->state, RS_RUNNING);
+			assert_string_equal(info_of(FAKE_A).status, "failed");
+			assert_non_null(strstr(info_of(FAKE_A).error.text, "host b refuses the guest"));
+			assert_ptr_equal(fake_guest(FAKE_B), b);
+		}
+		finish();
+	}
+}
+
+/* The entry that made room comes back when the move fails. */
+static void test_stale_restored(void **state)
+{
+	struct guest_config c = { .name = FAKE_GUEST, .memory_bytes = FAKE_GUEST_BYTES, .vcpus = 1, .kernel = "mine" };
+	struct error e = { 0 };
+	struct vm *b;
+
+	(void)state;
+	fake_setup(6);
+	fake_switch(FAKE_B);
+	b = vm_define(&c, &e);
+	b->state = RS_POSTMIGRATE;
+	b->epoch = 1;
+	snprintf(b->owner_name, sizeof(b->owner_name), "a");
+	world->bad_state = true;
+	fake_switch(FAKE_A);
+	begin(6, false);
+	assert_true(settle(3000));
+	b = fake_guest(FAKE_B);
+	assert_non_null(b);
+	assert_int_equal(b->state, RS_POSTMIGRATE);
+	assert_string_equal(b->config.kernel, "mine");
+	assert_string_equal(b->owner_name, "a");
+	assert_true(alive(fake_guest(FAKE_A)));
+	assert_non_null(strstr(info_of(FAKE_A).error.text, "even is odd"));
+	finish();
+}
+
+static void test_start_errors(void **state)
+{
+	struct mig_params p = { .host = "b", .ip = 1, .port = 4789 };
+	struct error e = { 0 };
+	struct vm *vm;
+
+	(void)state;
+	fake_setup(7);
+	vm = fake_guest(FAKE_A);
+	snprintf(p.host, sizeof(p.host), "a");
+	assert_int_equal(mig_start(vm, &p, &e), -E_INVAL);
+	snprintf(p.host, sizeof(p.host), "b");
+	assert_int_equal(mig_cancel(vm, NULL), -E_STATE);
+	world->net_down = true;
+	assert_int_equal(mig_start(vm, &p, NULL), -E_IO);
+	assert_null(vm->mig);
+	world->net_down = false;
+	assert_int_equal(mig_start(vm, &p, NULL), 0);
+	assert_int_equal(mig_start(vm, &p, NULL), -E_BUSY);
+	assert_int_equal(mig_cancel(vm, NULL), 0);
+	assert_true(settle(3000));
+	vm->state = RS_SHUTDOWN;
+	assert_int_equal(mig_start(vm, &p, NULL), -E_STATE);
+	assert_int_equal(mig_query("nobody", &(struct mig_info){ 0 }), -E_NOENT);
+	finish();
+}
+
+/* Reaches step `at` on the source (or gives up after n steps). */
+static bool run_to(enum mig_step at)
+{
+	for (int n = 0; n < 3000 && fake_busy(); n++) {
+		struct vm *vm = fake_guest(FAKE_A);
+		struct mig_session *s = vm->mig;
+
+		if (s && s->step == at)
+			return true;
+		/* Small steps of one host at a time show every step. */
+		fake_step(50);
+	}
+	return false;
+}
+
+static void test_cancel_everywhere(void **state)
+{
+	unsigned reached = 0;
+
+	(void)state;
+	for (unsigned n = 0; n < 400; n++) {
+		struct vm *vm;
+		struct error e = { 0 };
+		bool cancelled;
+
+		fake_setup(8);
+		world->writes_per_run = 40;
+		begin(8, true);
+		for (unsigned i = 0; i < n && fake_busy(); i++)
+			fake_step(100);
+		vm = fake_guest(FAKE_A);
+		if (!vm->mig) {
+			finish();
+			break;
+		}
+		cancelled = mig_cancel(vm, &e) == 0;
+		assert_true(settle(3000));
+		if (cancelled) {
+			reached++;
+			assert_int_equal(outcome(), STAYED);
+			assert_int_equal(vm->state, RS_RUNNING);
+			assert_string_equal(info_of(FAKE_A).status, "cancelled");
+		} else {
+			assert_int_equal(outcome(), MOVED);
+		}
+		finish();
+	}
+	assert_true(reached > 10);
+}
+
+static void test_cancel_on_target(void **state)
+{
+	(void)state;
+	for (unsigned n = 0; n < 200; n++) {
+		struct vm *vm;
+
+		fake_setup(9);
+		begin(9, true);
+		for (unsigned i = 0; i < n && fake_busy(); i++)
+			fake_step(100);
+		vm = fake_guest(FAKE_B);
+		if (vm && vm->mig) {
+			fake_switch(FAKE_B);
+			assert_int_equal(mig_cancel(vm, NULL), 0);
+			fake_switch(FAKE_A);
+			assert_true(settle(3000));
+			assert_int_equal(outcome(), STAYED);
+		}
+		finish();
+	}
+}
+
+static void test_guest_dies(void **state)
+{
+	static const enum mig_step steps[] = { SRC_CONNECT, SRC_HELLO, SRC_CONFIG, SRC_PRECOPY };
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(steps); i++) {
+		struct vm *vm;
+
+		fake_setup(10);
+		begin(10, false);
+		assert_true(run_to(steps[i]));
+		vm = fake_guest(FAKE_A);
+		vm_kill(vm, "triple fault");
+		assert_true(settle(3000));
+		assert_string_equal(info_of(FAKE_A).status, "failed");
+		assert_non_null(strstr(info_of(FAKE_A).error.text, "ended by itself"));
+		assert_non_null(strstr(info_of(FAKE_A).error.text, "triple fault"));
+		assert_null(vm->mig);
+		assert_null(vm->dirty);
+		assert_null(fake_guest(FAKE_B));
+		finish();
+	}
+}
+
+/* `cont` by an operator while the guest is frozen: it runs on here, the move ends. */
+static void test_resumed_in_freeze(void **state)
+{
+	static const enum mig_step steps[] = { SRC_VERIFY, SRC_FINAL };
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(steps); i++) {
+		fake_setup(11);
+		begin(11, true);
+		assert_true(run_to(steps[i]));
+		assert_int_equal(vm_resume(fake_guest(FAKE_A), NULL), 0);
+		assert_true(settle(3000));
+		assert_int_equal(outcome(), STAYED);
+		assert_non_null(strstr(info_of(FAKE_A).error.text, "in the middle of the freeze"));
+		finish();
+	}
+}
+
+static void test_target_out_of_memory(void **state)
+{
+	bool moved = false;
+
+	(void)state;
+	for (s64 n = 0; n < 200 && !moved; n++) {
+		fake_setup(12);
+		world->allocs_left = n;
+		begin(12, false);
+		assert_true(settle(3000));
+		moved = outcome() == MOVED;
+		if (!moved && n > 4)
+			assert_non_null(strstr(info_of(FAKE_A).error.text, "no memory"));
+		finish();
+	}
+	assert_true(moved);
+}
+
+static void test_dirty_log_fault(void **state)
+{
+	struct fake_vm *f;
+
+	(void)state;
+	fake_setup(13);
+	begin(13, true);
+	assert_true(run_to(SRC_PRECOPY));
+	/* A write that the log misses, to a page that has gone already. */
+	world->writes_per_run = 0;
+	for (int i = 0; i < 3; i++)
+		fake_step(50);
+	f = fake_vm(fake_guest(FAKE_A));
+	assert_int_equal(f->vm.state, RS_RUNNING);
+	f->ram[5] ^= 1;
+	assert_true(settle(3000));
+	assert_int_equal(outcome(), STAYED);
+	assert_non_null(strstr(info_of(FAKE_A).error.text, "page 0x0 of guest g1 changed after it was sent"));
+	finish();
+}
+
+/* --- faults at every place --- */
+
+static struct { u64 at[2][4096]; unsigned n[2]; u64 total[2]; } frames;
+
+static void find_frames(bool full)
+{
+	fake_setup(20);
+	begin(20, full);
+	assert_true(settle(3000));
+	assert_int_equal(outcome(), MOVED);
+	memcpy(frames.at, world->record, sizeof(frames.at));
+	memcpy(frames.n, world->n_record, sizeof(frames.n));
+	memcpy(frames.total, world->carried, sizeof(frames.total));
+	finish();
+}
+
+static unsigned counts[3];
+
+static void run_fault(enum fake_fault fault, unsigned dir, u64 at, u8 flip, bool full)
+{
+	enum outcome o;
+
+	fake_setup(20);
+	world->plan = (struct fake_plan){ fault, 0, dir, at, flip };
+	begin(20, full);
+	if (!settle(4000))
+		fail_msg("fault %d dir %u at %llu: does not end", fault, dir, (unsigned long long)at);
+	o = outcome();
+	counts[o]++;
+	/* The link healed, so nothing may be left waiting. */
+	if (o == WAITS)
+		fail_msg("fault %d dir %u at %llu: still waits", fault, dir, (unsigned long long)at);
+	assert_string_equal(info_of(FAKE_A).status, o == MOVED ? "completed" : "failed");
+	if (o == STAYED)
+		assert_true(info_of(FAKE_A).error.text[0]);
+	if (fake_teardown())
+		fail_msg("fault %d dir %u at %llu: memory is lost", fault, dir, (unsigned long long)at);
+}
+
+static void test_cut_at_frames(void **state)
+{
+	(void)state;
+	find_frames(false);
+	assert_true(frames.n[0] > 20 && frames.n[1] >= 5);
+	memset(counts, 0, sizeof(counts));
+	for (enum fake_fault f = FAULT_CUT; f <= FAULT_BLACK_HOLE; f++)
+		for (unsigned dir = 0; dir < 2; dir++)
+			for (unsigned i = 0; i < frames.n[dir]; i++)
+				for (int d = -1; d <= 1; d++)
+					if (frames.at[dir][i] || d >= 0)
+						run_fault(f, dir, frames.at[dir][i] + (u64)d, 0, false);
+	/* Both ends of the story must have been seen. */
+	assert_true(counts[STAYED] > 100 && counts[MOVED] > 5);
+}
+
+static void test_cut_at_random(void **state)
+{
+	const char *n = getenv("MIG_TEST_RUNS");
+	unsigned runs = n ? (unsigned)atoi(n) : 300;
+
+	(void)state;
+	find_frames(true);
+	srand(1);
+	for (unsigned i = 0; i < runs; i++) {
+		unsigned dir = (unsigned)rand() % 2;
+		/* Half of them near the end, where the commit is. */
+		u64 span = rand() % 2 ? frames.total[dir] : MIN(frames.total[dir], 400ull);
+
+		run_fault(FAULT_CUT + (unsigned)rand() % 3, dir, frames.total[dir] - 1 - (u64)rand() % span, 0, true);
+	}
+}
+
+static void test_garbage(void **state)
+{
+	(void)state;
+	find_frames(false);
+	srand(2);
+	/* Headers and first words of every frame, and places at random. TLS would not let these through. */
+	for (unsigned dir = 0; dir < 2; dir++)
+		for (unsigned i = 0; i < frames.n[dir]; i++)
+			for (u64 d = 0; d < 12; d++)
+				run_fault(FAULT_FLIP, dir, frames.at[dir][i] + d, (u8)(1u << rand() % 8), false);
+	for (unsigned i = 0; i < 300; i++) {
+		unsigned dir = (unsigned)rand() % 2;
+
+		run_fault(FAULT_FLIP, dir, (u64)rand() % frames.total[dir], (u8)(1 + rand() % 255), false);
+	}
+}
+
+/* --- the window between COMMIT and its answer --- */
+
+/* Stops the world right after the source gave its right up; whether COMMIT has arrived is up to `deliver`. */
+static void to_window(bool deliver)
+{
+	fake_setup(30);
+	begin(30, false);
+	assert_true(run_to(SRC_FINAL));
+	/* The target answers PREPARED, the source gives up; then its COMMIT is lost, or the answer to it. */
+	for (int i = 0; i < 1000; i++) {
+		struct mig_session *s = fake_guest(FAKE_A)->mig;
+
+		fake_switch(FAKE_A);
+		mig_poll();
+		if (s->step == SRC_COMMIT)
+			break;
+		fake_switch(FAKE_B);
+		mig_poll();
+	}
+	assert_false(fake_guest(FAKE_A)->owner);
+	if (deliver) {
+		fake_switch(FAKE_B);
+		mig_poll();
+		assert_true(fake_guest(FAKE_B)->owner);
+	} else {
+		assert_false(fake_guest(FAKE_B)->owner);
+	}
+	fake_switch(FAKE_A);
+	world->net_down = true;
+}
+
+static struct mig_session *first_session(int host)
+{
+	for (unsigned i = 0; i < MIG_MAX_SESSIONS; i++)
+		if (world->mig[host].sessions[i])
+			return world->mig[host].sessions[i];
+	return NULL;
+}
+
+static void break_link(void)
+{
+	struct mig_session *s = fake_guest(FAKE_A)->mig;
+
+	fake_cut(s->stream);
+}
+
+static void test_window(void **state)
+{
+	(void)state;
+	for (int deliver = 0; deliver < 2; deliver++) {
+		struct error e = { 0 };
+
+		to_window(deliver);
+		break_link();
+		for (int i = 0; i < 300; i++)
+			fake_step(STEP_US);
+		if (deliver)
+			assert_true(alive(fake_guest(FAKE_B)));
+		else
+			assert_int_equal(outcome(), WAITS);
+		assert_string_equal(info_of(FAKE_A).status, "wait-commit");
+		/* Nobody may talk it into running. */
+		assert_int_equal(vm_resume(fake_guest(FAKE_A), &e), -E_STATE);
+		assert_int_equal(mig_cancel(fake_guest(FAKE_A), NULL), -E_STATE);
+		world->net_down = false;
+		assert_true(settle(3000));
+		assert_int_equal(outcome(), deliver ? MOVED : STAYED);
+		finish();
+	}
+}
+
+static void test_window_target_restarts(void **state)
+{
+	(void)state;
+	for (int deliver = 0; deliver < 2; deliver++) {
+		to_window(deliver);
+		break_link();
+		fake_restart(FAKE_B);
+		world->net_down = false;
+		for (int i = 0; i < 500; i++)
+			fake_step(STEP_US);
+		/* It cannot know, so it does not guess. */
+		assert_int_equal(outcome(), WAITS);
+		assert_non_null(strstr(fake_guest(FAKE_A)->reason, "host b"));
+		/* The operator gives the waiting copy up. */
+		fake_guest(FAKE_A)->state = RS_SHUTDOWN;
+		assert_true(settle(3000));
+		assert_true(fake_guest(FAKE_A)->owner);
+		assert_int_equal(fake_guest(FAKE_A)->state, RS_SHUTDOWN);
+		finish();
+	}
+}
+
+/* The target was asked before COMMIT came: that COMMIT is void, even if it still arrives. */
+static void test_commit_after_resolve(void **state)
+{
+	struct mig_session *t;
+	struct stream *far, *near;
+	struct ledger_key key;
+
+	(void)state;
+	to_window(false);
+	t = first_session(FAKE_B);
+	assert_non_null(t);
+	assert_int_equal(t->step, TGT_PREPARED);
+	key = t->key;
+	/* Asked over another connection, while COMMIT lies in the first. */
+	near = fake_pipe("b", "a", &far);
+	fake_switch(FAKE_B);
+	mig_accept(far);
+	fake_switch(FAKE_A);
+	{
+		struct wire_out o;
+		struct mig_session ask = { .stream = near };
+
+		assert_int_equal(wire_out_init(&ask.out), 0);
+		assert_int_equal(session_send_hello(&ask), 0);
+		o = ask.out;
+		struct wire_writer *w = wire_begin(&o, WIRE_RESOLVE);
+
+		wire_put_u64(w, key.id);
+		wire_put_u64(w, key.epoch);
+		wire_put_u64(w, world->mig[FAKE_B].boot_id);
+		wire_put_str(w, FAKE_GUEST);
+		assert_int_equal(wire_end(&o), 0);
+		assert_true(wire_flush(&o, near) > 0);
+		wire_out_free(&o);
+	}
+	fake_switch(FAKE_B);
+	/* The asking session's turn comes first here; the other still holds COMMIT unread. */
+	t = world->mig[FAKE_B].sessions[0];
+	world->mig[FAKE_B].sessions[0] = world->mig[FAKE_B].sessions[1];
+	world->mig[FAKE_B].sessions[1] = t;
+	mig_poll();
+	assert_null(fake_guest(FAKE_B));
+	assert_int_equal(ledger_get(&mig_host->ledger, &key), LEDGER_ABORTED);
+	stream_close(near);
+	world->net_down = false;
+	assert_true(settle(3000));
+	assert_int_equal(outcome(), STAYED);
+	finish();
+}
+
+static void test_versions(void **state)
+{
+	struct stream *far, *near;
+	u8 buf[2048];
+	int n;
+
+	(void)state;
+	fake_setup(40);
+	for (int kind = 0; kind < 3; kind++) {
+		struct mig_session me = { .source = true };
+		struct wire_in in;
+		struct wire_reader r;
+		size_t read = 0;
+		struct error e = { 0 };
+
+		near = fake_pipe("b", kind == 2 ? "c" : "a", &far);
+		me.stream = near;
+		assert_int_equal(wire_out_init(&me.out), 0);
+		assert_int_equal(session_send_hello(&me), 0);
+		if (kind == 0)
+			me.out.buf[WIRE_HEADER + 8] = 99;
+		if (kind == 1)
+			me.out.buf[WIRE_HEADER] ^= 1;
+		assert_true(wire_flush(&me.out, near) > 0);
+		fake_switch(FAKE_B);
+		mig_accept(far);
+		mig_poll();
+		fake_switch(FAKE_A);
+		assert_int_equal(wire_in_init(&in), 0);
+		n = wire_recv(&in, near, &r, &read, &e);
+		assert_int_equal(n, 1);
+		assert_int_equal(in.type, WIRE_ERROR);
+		wire_text(&r, (char *)buf, sizeof(buf));
+		assert_non_null(strstr((char *)buf, kind == 0 ? "migration protocol 99" :
+				       kind == 1 ? "does not speak" : "its certificate says c"));
+		wire_in_free(&in);
+		wire_out_free(&me.out);
+		stream_close(near);
+	}
+	/* Only hosts may. */
+	near = fake_pipe("b", "a", &far);
+	snprintf(far->peer_role, sizeof(far->peer_role), "admin");
+	fake_switch(FAKE_B);
+	mig_accept(far);
+	assert_null(first_session(FAKE_B) && first_session(FAKE_B)->stream == far ? far : NULL);
+	fake_switch(FAKE_A);
+	assert_true(stream_read(near, buf, 1) < 0);
+	stream_close(near);
+	assert_true(settle(300));
+	finish();
+}
+
+static void test_self(void **state)
+{
+	struct vm *vm;
+	u64 before;
+
+	(void)state;
+	fake_setup(50);
+	vm = fake_guest(FAKE_A);
+	before = fake_digest(vm);
+	mig_self(vm);
+	assert_int_equal(world->kills, 0);
+	assert_true(vm->clock_running);
+	assert_true(fake_digest(vm) == before);
+	world->bad_state = true;
+	mig_self(vm);
+	assert_int_equal(world->kills, 1);
+	assert_non_null(strstr(vm->reason, "self-migration: state cpu.0: even is odd"));
+	finish();
+}
+
+static int setup(void **state)
+{
+	(void)state;
+	short_timeouts();
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_plain),
+		cmocka_unit_test(test_there_and_back),
+		cmocka_unit_test(test_paused_stays_paused),
+		cmocka_unit_test(test_refusals),
+		cmocka_unit_test(test_stale_restored),
+		cmocka_unit_test(test_start_errors),
+		cmocka_unit_test(test_cancel_everywhere),
+		cmocka_unit_test(test_cancel_on_target),
+		cmocka_unit_test(test_guest_dies),
+		cmocka_unit_test(test_resumed_in_freeze),
+		cmocka_unit_test(test_target_out_of_memory),
+		cmocka_unit_test(test_dirty_log_fault),
+		cmocka_unit_test(test_cut_at_frames),
+		cmocka_unit_test(test_cut_at_random),
+		cmocka_unit_test(test_garbage),
+		cmocka_unit_test(test_window),
+		cmocka_unit_test(test_window_target_restarts),
+		cmocka_unit_test(test_commit_after_resolve),
+		cmocka_unit_test(test_versions),
+		cmocka_unit_test(test_self),
+	};
+
+	return cmocka_run_group_tests(tests, setup, NULL);
+}
