@@ -334,15 +334,17 @@ static u32 lapic_timer_current(const struct lapic *l)
 
 	if (l->s.timer_deadline == VDEV_NEVER || lapic_timer_mode(l) == TIMER_TSC_DEADLINE)
 		return 0;
+	period = lapic_counts(l, l->s.timer_initial);
 	if (l->s.timer_deadline > now) {
 		left = l->s.timer_deadline - now;
+		if (lapic_timer_mode(l) == TIMER_PERIODIC) /* expiries of a very fast timer are skipped */
+			left = (left - 1) % period + 1;
 	} else if (lapic_timer_mode(l) == TIMER_PERIODIC) { /* due, but timer() has not run yet */
-		period = lapic_counts(l, l->s.timer_initial);
 		left = period - (now - l->s.timer_deadline) % period;
 	} else {
 		left = 0;
 	}
-	return (u32)((left + unit - 1) / unit);
+	return (u32)MIN((left + unit - 1) / unit, (u64)l->s.timer_initial);
 }
 
 static void lapic_timer_tsc_deadline(struct lapic *l, u64 at)
@@ -369,21 +371,27 @@ static void lapic_timer_divide(struct lapic *l, u32 val)
 		lapic_timer_set(l, vm_tsc(l->dev.vm) + lapic_counts(l, left));
 }
 
+/* Least time between periodic interrupts. */
+static u64 lapic_timer_gap(const struct lapic *l)
+{
+	return vm_tsc_hz(l->dev.vm) / 20000;
+}
+
 static void lapic_timer(struct vdev *dev)
 {
 	struct lapic *l = lapic_of(dev);
-	u64 now = vm_tsc(dev->vm), at = l->s.timer_deadline, period;
+	u64 now = vm_tsc(dev->vm), at = l->s.timer_deadline, period, from;
 
 	if (at > now) { /* the clock was not quite there */
 		vdev_arm(dev, at);
 		return;
 	}
 	if (lapic_timer_mode(l) == TIMER_PERIODIC) {
-		/* Next from the last one, so nothing drifts; what was missed has merged in the IRR anyway. */
+		/* Next from the last one, so nothing drifts; what was missed has merged in the IRR anyway. A period of
+		 * a few ticks must not keep this host busy: the expiries of the next 50 us are skipped. */
 		period = lapic_counts(l, l->s.timer_initial);
-		l->s.timer_deadline = at + ((now - at) / period + 1) * period;
-		/* A period of a few ticks must not keep this host busy: at most 20,000 a second. */
-		vdev_arm(dev, MAX(l->s.timer_deadline, now + vm_tsc_hz(dev->vm) / 20000));
+		from = period < lapic_timer_gap(l) ? now + lapic_timer_gap(l) : now;
+		lapic_timer_set(l, at + ((from - at) / period + 1) * period);
 	} else {
 		l->s.timer_deadline = VDEV_NEVER;
 		l->s.tsc_deadline = 0;
@@ -649,7 +657,8 @@ static bool lapic_timer_valid(const struct lapic *l)
 	if (l->s.tsc_deadline)
 		return false;
 	/* Bounded, so that no later sum overflows. */
-	return !armed || (l->s.timer_initial && at <= now + lapic_counts(l, l->s.timer_initial) && now < BIT(62));
+	return !armed || (l->s.timer_initial && at <= now + lapic_counts(l, l->s.timer_initial) + lapic_timer_gap(l) &&
+			  now < BIT(62));
 }
 
 static int lapic_post_load(void *owner, struct error *e)

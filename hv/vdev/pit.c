@@ -5,6 +5,7 @@
 
 #define PIT_HZ 1193182u
 #define PIT_CHANNELS 3
+#define PIT_MIN_TICKS (PIT_HZ / 20000) /* least time between interrupts */
 #define PORT61_GATE2 0x01
 #define PORT61_WRITABLE 0x0f
 #define PORT61_REFRESH 0x10
@@ -98,16 +99,9 @@ static u16 pit_counter(const struct pit *p, unsigned c)
 
 static void pit_arm(struct pit *p, u64 tick)
 {
-	u64 hz = vm_tsc_hz(p->dev.vm), at;
-
 	p->s.irq_tick = tick;
-	if (tick == VDEV_NEVER) {
-		vdev_arm(&p->dev, VDEV_NEVER);
-		return;
-	}
-	at = muldiv64(tick, hz, PIT_HZ) + 1; /* rounded up: then pit_now() is there, too */
-	/* A count of a few ticks must not keep this host busy. */
-	vdev_arm(&p->dev, pit_periodic(&p->s, 0) ? MAX(at, vm_tsc(p->dev.vm) + hz / 20000) : at);
+	/* Rounded up: then pit_now() is there, too. */
+	vdev_arm(&p->dev, tick == VDEV_NEVER ? tick : muldiv64(tick, vm_tsc_hz(p->dev.vm), PIT_HZ) + 1);
 }
 
 /* Channel 0 was set up anew: its output now, and when it rises next. */
@@ -127,7 +121,7 @@ static void pit_schedule(struct pit *p)
 static void pit_timer(struct vdev *dev)
 {
 	struct pit *p = pit_of(dev);
-	u64 now = pit_now(p), at = p->s.irq_tick, n = p->s.count[0];
+	u64 now = pit_now(p), at = p->s.irq_tick, n = p->s.count[0], from;
 
 	if (now < at) {
 		pit_arm(p, at);
@@ -136,7 +130,9 @@ static void pit_timer(struct vdev *dev)
 	/* However many periods have gone by, the line can only have one more edge to show. */
 	vm_irq_line(dev->vm, 0, false);
 	vm_irq_line(dev->vm, 0, true);
-	pit_arm(p, pit_periodic(&p->s, 0) ? at + ((now - at) / n + 1) * n : VDEV_NEVER);
+	/* A count of a few ticks must not keep this host busy: what falls in the next 50 us is skipped. */
+	from = n < PIT_MIN_TICKS ? now + PIT_MIN_TICKS : now;
+	pit_arm(p, pit_periodic(&p->s, 0) ? at + ((from - at) / n + 1) * n : VDEV_NEVER);
 }
 
 /* --- Registers --- */
@@ -323,7 +319,7 @@ static int pit_post_load(void *owner, struct error *e)
 		       s->mode[c] > 5 || s->bcd[c] > 1 || s->access[c] < 1 || s->access[c] > 3 || s->loaded[c] > 1 ||
 		       s->started[c] > s->loaded[c] || s->gate[c] > 1 || s->write_high[c] > 1 ||
 		       s->read_high[c] > 1 || s->latched[c] > 2 || s->status_latched[c] > 1;
-	if (bad || (s->irq_tick != VDEV_NEVER && s->irq_tick > now + s->count[0] + 1))
+	if (bad || (s->irq_tick != VDEV_NEVER && s->irq_tick > now + s->count[0] + PIT_MIN_TICKS))
 		return error_set(e, E_INVAL, "pit: impossible state of the 8254 in the stream; "
 				 "do both hosts run the same Godwit?");
 	pit_arm(p, s->irq_tick);

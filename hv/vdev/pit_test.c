@@ -4,6 +4,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <string.h>
 #include <cmocka.h>
 
 #define PIT_HZ 1193182ull
@@ -215,6 +216,15 @@ static void test_post_load(void **unused)
 		b[f->offset + f->width - 1] = keep;
 	}
 	assert_int_equal(refused, pit_type.mig.n_fields - 3); /* latch, low and status may hold anything */
+	deadline = s[6];
+	s[6] = VDEV_NEVER;
+	memset(b + 56, 0, 4); /* count 0 would divide by zero */
+	assert_int_equal(pit_type.mig.post_load(pit, NULL), -E_INVAL);
+	s[6] = deadline;
+	b[56] = 100;
+	assert_int_equal(pit_type.mig.post_load(pit, NULL), -E_INVAL); /* next interrupt beyond one period */
+	b[57] = 4;
+	assert_int_equal(pit_type.mig.post_load(pit, NULL), 0);
 	s[6] = 1u << 30; /* next interrupt beyond one period */
 	assert_int_equal(pit_type.mig.post_load(pit, NULL), -E_INVAL);
 	s[6] = VDEV_NEVER;

@@ -40,11 +40,12 @@ enum { R_DATA, R_IER, R_IIR, R_LCR, R_MCR, R_LSR, R_MSR, R_SCR }; /* R_IIR is FC
 #define MSR_DCD 0x80
 
 struct uart_state {
+	u64 timeout_at;  /* guest TSC at which waiting characters time out; VDEV_NEVER: not */
+	u32 n;           /* characters in rx, oldest first */
+	u16 timed_out;   /* they wait below the trigger level */
 	u8 ier, fcr, lcr, mcr, msr, scr, dll, dlm;
 	u8 overrun;      /* LSR.OE */
 	u8 thre_pending; /* transmitter-empty interrupt not yet seen */
-	u8 timed_out;    /* characters wait below the trigger level */
-	u8 n;            /* characters in rx, oldest first */
 	u8 rx[UART_FIFO];
 };
 
@@ -55,7 +56,7 @@ static struct uart *uart_of(struct vdev *dev)
 	return container_of(dev, struct uart, dev);
 }
 
-static unsigned uart_capacity(const struct uart_state *s)
+static u32 uart_capacity(const struct uart_state *s)
 {
 	return s->fcr & FCR_ENABLE ? UART_FIFO : 1;
 }
@@ -94,14 +95,17 @@ static void uart_arm_timeout(struct uart *u)
 	u64 divisor = MAX(u->s.dll | u->s.dlm << 8, 1);
 
 	u->s.timed_out = 0;
-	vdev_arm(&u->dev, u->s.n && (u->s.fcr & FCR_ENABLE) ?
-		 vm_tsc(u->dev.vm) + muldiv64(vm_tsc_hz(u->dev.vm), 40 * divisor, 115200) : VDEV_NEVER);
+	u->s.timeout_at = VDEV_NEVER;
+	if (u->s.n && (u->s.fcr & FCR_ENABLE))
+		u->s.timeout_at = vm_tsc(u->dev.vm) + muldiv64(vm_tsc_hz(u->dev.vm), 40 * divisor, 115200);
+	vdev_arm(&u->dev, u->s.timeout_at);
 }
 
 static void uart_timer(struct vdev *dev)
 {
 	struct uart *u = uart_of(dev);
 
+	u->s.timeout_at = VDEV_NEVER;
 	u->s.timed_out = u->s.n != 0;
 	uart_update(u);
 }
@@ -245,7 +249,8 @@ static int uart_init(struct vdev *dev)
 
 static void uart_reset(struct vdev *dev)
 {
-	uart_of(dev)->s = (struct uart_state){ .msr = MSR_CTS | MSR_DSR | MSR_DCD, .dll = 1 };
+	uart_of(dev)->s = (struct uart_state){ .timeout_at = VDEV_NEVER, .msr = MSR_CTS | MSR_DSR | MSR_DCD,
+					       .dll = 1 };
 	vdev_arm(dev, VDEV_NEVER);
 }
 
@@ -253,31 +258,30 @@ static int uart_post_load(void *owner, struct error *e)
 {
 	struct uart *u = uart_of(owner);
 	const struct uart_state *s = &u->s;
-	bool timed_out = s->timed_out;
 
 	if (s->ier > 0x0f || s->mcr > 0x1f || (s->fcr & ~FCR_WRITABLE) || (s->fcr && !(s->fcr & FCR_ENABLE)) ||
 	    s->overrun > 1 || s->thre_pending > 1 || s->timed_out > 1 || s->n > uart_capacity(s))
 		return error_set(e, E_INVAL, "uart: impossible state of the 16550A in the stream; "
 				 "do both hosts run the same Godwit?");
-	if (!timed_out)
-		uart_arm_timeout(u); /* counts its four characters anew */
+	vdev_arm(&u->dev, s->timeout_at);
 	return 0;
 }
 
 static const struct mig_field uart_fields[] = {
-	MIG_U8(1, struct uart_state, ier, 1),
-	MIG_U8(2, struct uart_state, fcr, 1),
-	MIG_U8(3, struct uart_state, lcr, 1),
-	MIG_U8(4, struct uart_state, mcr, 1),
-	MIG_U8(5, struct uart_state, msr, 1),
-	MIG_U8(6, struct uart_state, scr, 1),
-	MIG_U8(7, struct uart_state, dll, 1),
-	MIG_U8(8, struct uart_state, dlm, 1),
-	MIG_U8(9, struct uart_state, overrun, 1),
-	MIG_U8(10, struct uart_state, thre_pending, 1),
-	MIG_U8(11, struct uart_state, timed_out, 1),
-	MIG_U8(12, struct uart_state, n, 1),
-	MIG_U8S(13, struct uart_state, rx, 1),
+	MIG_U64(1, struct uart_state, timeout_at, 1),
+	MIG_U32(2, struct uart_state, n, 1),
+	MIG_U16(3, struct uart_state, timed_out, 1),
+	MIG_U8(4, struct uart_state, ier, 1),
+	MIG_U8(5, struct uart_state, fcr, 1),
+	MIG_U8(6, struct uart_state, lcr, 1),
+	MIG_U8(7, struct uart_state, mcr, 1),
+	MIG_U8(8, struct uart_state, msr, 1),
+	MIG_U8(9, struct uart_state, scr, 1),
+	MIG_U8(10, struct uart_state, dll, 1),
+	MIG_U8(11, struct uart_state, dlm, 1),
+	MIG_U8(12, struct uart_state, overrun, 1),
+	MIG_U8(13, struct uart_state, thre_pending, 1),
+	MIG_U8S(14, struct uart_state, rx, 1),
 };
 
 const struct vdev_type uart_type = {

@@ -200,20 +200,24 @@ static void test_irq_needs_out2(void **unused)
 static void test_post_load(void **unused)
 {
 	u8 *s = vdev_fake_state(uart);
+	u64 deadline;
 
 	wr(FCR, 1);
 	type("abc");
+	deadline = uart->deadline;
+	assert_int_not_equal(deadline, VDEV_NEVER);
 	uart->deadline = VDEV_NEVER;
+	vdev_fake_run(vm, 1000);
 	assert_int_equal(uart_type.mig.post_load(uart, NULL), 0);
-	assert_int_not_equal(uart->deadline, VDEV_NEVER); /* the timeout still comes */
-	s[11] = 17; /* characters in the FIFO */
+	assert_int_equal(uart->deadline, deadline); /* a move does not put the timeout off */
+	s[8] = 17; /* characters in the FIFO */
 	assert_int_equal(uart_type.mig.post_load(uart, NULL), -E_INVAL);
-	s[11] = 2;
-	s[1] = 0; /* no FIFO but two characters */
+	s[8] = 2;
+	s[15] = 0; /* no FIFO but two characters */
 	assert_int_equal(uart_type.mig.post_load(uart, NULL), -E_INVAL);
-	s[1] = 1;
+	s[15] = 1;
 	assert_int_equal(uart_type.mig.post_load(uart, NULL), 0);
-	s[0] = 0x10;
+	s[14] = 0x10; /* IER */
 	assert_int_equal(uart_type.mig.post_load(uart, NULL), -E_INVAL);
 }
 
