@@ -27,15 +27,21 @@ void log_guard(void)
 
 static void drain(bool wait)
 {
+	static const char mark[] = "\r\n[lost]\r\n"; /* fits a UART's FIFO */
+	static bool lost;
+
 	if (!log_sink) {
 		drained = written;
 		return;
 	}
 	if (written - drained > LOG_RING_BYTES) {
-		static const char lost[] = "\r\n[log lines lost: the serial line is too slow]\r\n";
-
-		log_sink(lost, sizeof(lost) - 1, true);
+		lost = true;
 		drained = written - LOG_RING_BYTES / 2;
+	}
+	if (lost) {
+		if (!log_sink(mark, sizeof(mark) - 1, wait))
+			return;
+		lost = false;
 	}
 	while (drained < written) {
 		size_t at = drained % LOG_RING_BYTES, len = MIN(written - drained, (u64)LOG_RING_BYTES - at);
