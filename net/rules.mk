@@ -58,8 +58,12 @@ $(NET_TEST_DIR)/%.o: %.c
 
 $(BUILD)/tests/pki/done: net/test_pki.sh
 	sh $< $(@D)
-NET_TESTS := $(BUILD)/tests/tls_test
+NET_TESTS := $(BUILD)/tests/tls_test $(BUILD)/tests/control_test
+UNIT_TESTS += $(NET_TESTS)
 $(BUILD)/tests/tls_test: $(NET_TEST_DIR)/net/tls_test.o $(NET_TEST_DIR)/net/tls.o $(NET_TEST_OBJS) | $(BUILD)/tests/pki/done
+	$(HOSTCC) -fsanitize=address,undefined -o $@ $^ -lcmocka
+$(BUILD)/tests/control_test: $(addprefix $(NET_TEST_DIR)/,net/control_test.o net/control.o net/commands.o net/net_fake.o \
+	net/port/sys.o hv/lib/err.o lib/cjson/cJSON.o lib/mbedtls/base64.o lib/mbedtls/constant_time.o)
 	$(HOSTCC) -fsanitize=address,undefined -o $@ $^ -lcmocka
 
 -include $(shell find $(NET_TEST_DIR) -name '*.d' 2>/dev/null)

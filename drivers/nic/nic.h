@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/* A network card, polled. Frames are Ethernet without FCS, 14..1514 bytes. */
+#pragma once
+#include "drivers/pci/pci.h"
+#include "hv/lib/err.h"
+
+#define NIC_FRAME_MAX 1514
+
+struct nic;
+
+struct nic_ops {
+	/* A buffer of NIC_FRAME_MAX bytes for the next frame, NULL while the ring is full. */
+	u8 *(*tx_buffer)(struct nic *);
+	/* Queues len bytes of that buffer. */
+	void (*tx_commit)(struct nic *, unsigned len);
+	/* The oldest received frame; 0: none. It stays valid until rx_done(). */
+	unsigned (*rx_frame)(struct nic *, const u8 **data);
+	void (*rx_done)(struct nic *);
+	/* Tells the card what was queued and taken; call once per turn, it is the expensive part. */
+	void (*flush)(struct nic *);
+	bool (*link_up)(struct nic *);
+};
+
+struct nic {
+	const struct nic_ops *ops;
+	char name[40];      /* for messages */
+	u8 mac[6];
+	u64 rx_frames, tx_frames, rx_bad, tx_full;
+};
+
+/* The first card that a driver knows, reset and running. NULL with *e. */
+struct nic *nic_find(struct error *e) __must_check;
+
+/* --- drivers --- */
+/* Takes the device if it is an Intel 8254x. NULL with *e set if it is and does not work, NULL with *e empty if it is not. */
+struct nic *e1000_probe(const struct pci_device *d, struct error *e) __must_check;

@@ -1,0 +1,569 @@
+/* SPDX-License-Identifier: MIT */
+#include "net/commands.h"
+#include "hv/arch/caps.h"
+#include "hv/lib/clock.h"
+#include "hv/lib/log.h"
+#include "hv/mm/frame.h"
+#include "hv/vdev/devices.h"
+#include "hv/vm/vm.h"
+#include "mbedtls/base64.h"
+#include "mig/mig.h"
+#include <cJSON.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define INPUT_BYTES 4096 /* typed ahead, per guest */
+
+static const struct boot_info *boot;
+static u64 boot_ticks;
+static struct input { char name[NAME_MAX_LEN]; u8 buf[INPUT_BYTES]; u32 len; } *inputs[VM_MAX];
+
+#define NUM(o, key, val) cJSON_AddNumberToObject(o, key, (double)(val))
+#define STR(o, key, val) cJSON_AddStringToObject(o, key, val)
+
+static void __printf(3, 4) fail(struct command_call *c, const char *class, const char *fmt, ...)
+{
+	va_list ap;
+
+	c->error_class = class;
+	c->error.code = E_INVAL;
+	va_start(ap, fmt);
+	vsnprintf(c->error.text, sizeof(c->error.text), fmt, ap);
+	va_end(ap);
+}
+
+void json_attach(struct cJSON *parent, const char *key, struct cJSON *item)
+{
+	if (item && !(key ? cJSON_AddItemToObject(parent, key, item) : cJSON_AddItemToArray(parent, item)))
+		cJSON_Delete(item);
+}
+
+/* What a vm_ or mig_ call has said is the answer. */
+static void result(struct command_call *c, int r)
+{
+	if (!r)
+		return;
+	c->error_class = "GenericError";
+	error_set(&c->error, (enum err)-r, "failed (error %d)", -r);
+}
+
+/* --- Arguments --- */
+
+/* A text argument, NULL with the error set if it is missing; otherwise: its value if it is not given. */
+static const char *arg_text(struct command_call *c, const cJSON *args, const char *key, const char *otherwise)
+{
+	const cJSON *v = cJSON_GetObjectItemCaseSensitive(args, key);
+
+	if (cJSON_IsString(v))
+		return v->valuestring;
+	if (!v && otherwise)
+		return otherwise;
+	fail(c, "GenericError", v ? "argument \"%s\" must be text" : "argument \"%s\" is missing", key);
+	return NULL;
+}
+
+static bool arg_bool(const cJSON *args, const char *key)
+{
+	return cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(args, key));
+}
+
+/* A whole number from min to max. */
+static bool arg_number(struct command_call *c, const cJSON *args, const char *key, u32 min, u32 max, u32 *val)
+{
+	const cJSON *v = cJSON_GetObjectItemCaseSensitive(args, key);
+
+	if (!v)
+		return true;
+	if (!cJSON_IsNumber(v) || v->valuedouble < min || v->valuedouble > max || v->valuedouble != (u32)v->valuedouble) {
+		fail(c, "GenericError", "argument \"%s\" must be a whole number from %u to %u", key, min, max);
+		return false;
+	}
+	*val = (u32)v->valuedouble;
+	return true;
+}
+
+static struct vm *arg_vm(struct command_call *c, const cJSON *args, const char *key)
+{
+	const char *name = arg_text(c, args, key, NULL);
+	struct vm *vm = name ? vm_find(name) : NULL;
+	char list[160] = "";
+
+	if (vm || !name)
+		return vm;
+	for (unsigned i = 0; i < VM_MAX; i++) {
+		size_t at = strlen(list);
+
+		if (vms[i])
+			snprintf(list + at, sizeof(list) - at, "%s%s", at ? ", " : "", vms[i]->config.name);
+	}
+	fail(c, "DeviceNotFound", "no guest is called '%.31s' on host '%s'; it has: %s", name, boot->config.host_name,
+		list[0] ? list : "none (see godwit.conf)");
+	return NULL;
+}
+
+/* For what must not happen in the middle of a move. */
+static struct vm *arg_vm_settled(struct command_call *c, const cJSON *args)
+{
+	struct vm *vm = arg_vm(c, args, "guest");
+
+	if (vm && vm->mig) {
+		fail(c, "GenericError", "guest %s is being moved: wait for the move to end, or cancel it (migrate_cancel)",
+			vm->config.name);
+		return NULL;
+	}
+	return vm;
+}
+
+/* --- Questions --- */
+
+static void do_nothing(struct command_call *c, const cJSON *args)
+{
+}
+
+static void query_version(struct command_call *c, const cJSON *args)
+{
+	c->ret = cJSON_CreateObject();
+	STR(c->ret, "godwit", GODWIT_VERSION);
+	NUM(c->ret, "protocol", GODWIT_PROTOCOL);
+}
+
+static void query_host(struct command_call *c, const cJSON *args)
+{
+	const struct host_caps *caps = host_caps();
+	struct frame_stats m = frame_stats();
+	cJSON *o = c->ret = cJSON_CreateObject(), *vmx, *list;
+	u64 first = 0;
+
+	for (unsigned i = 0; i < VM_MAX; i++)
+		if (vms[i] && vms[i]->first_output_tsc && (!first || vms[i]->first_output_tsc < first))
+			first = vms[i]->first_output_tsc;
+	STR(o, "name", boot->config.host_name);
+	STR(o, "version", GODWIT_VERSION);
+	vmx = cJSON_AddObjectToObject(o, "vmx");
+	cJSON_AddBoolToObject(vmx, "usable", caps->usable);
+	list = cJSON_AddArrayToObject(vmx, "missing");
+	for (u32 i = 0; i < caps->n_missing; i++)
+		json_attach(list, NULL, cJSON_CreateString(caps->missing[i]));
+	STR(vmx, "remedy", caps->remedy);
+	STR(o, "cpu", caps->cpu_name);
+	NUM(o, "tsc-khz", host_tsc_hz() / 1000);
+	NUM(o, "memory-total", m.total);
+	NUM(o, "memory-free", m.free);
+	NUM(o, "hypervisor-memory", m.hypervisor);
+	NUM(o, "uptime-us", now_us());
+	list = cJSON_AddArrayToObject(o, "config-errors");
+	if (boot->config_missing)
+		json_attach(list, NULL, cJSON_CreateString("\\godwit\\godwit.conf is missing; see README.md for an example"));
+	for (u32 i = 0; i < boot->config.n_errors; i++)
+		json_attach(list, NULL, cJSON_CreateString(boot->config.errors[i].text));
+	/* Both are the TSC, which starts at 0 when the machine does. */
+	NUM(o, "boot-ticks", boot_ticks);
+	NUM(o, "first-guest-output-ticks", first);
+}
+
+static void query_guests(struct command_call *c, const cJSON *args)
+{
+	c->ret = cJSON_CreateArray();
+	for (unsigned i = 0; i < VM_MAX; i++) {
+		const struct vm *vm = vms[i];
+		cJSON *o;
+
+		if (!vm)
+			continue;
+		o = cJSON_CreateObject();
+		STR(o, "name", vm->config.name);
+		NUM(o, "number", vm->number);
+		STR(o, "os-type", vm->config.os_type);
+		STR(o, "status", vm_run_state_name(vm->state));
+		cJSON_AddBoolToObject(o, "running", vm->state == RS_RUNNING);
+		NUM(o, "vcpus", vm->config.vcpus);
+		NUM(o, "devices", vm->n_vdevs);
+		NUM(o, "nics", 0);
+		NUM(o, "memory", vm->config.memory_bytes);
+		STR(o, "owner", vm->owner_name);
+		NUM(o, "epoch", vm->epoch);
+		NUM(o, "uptime-us", vm_is_populated(vm) && !vm_is_dead(vm) ? now_us() - vm->started_us : 0);
+		NUM(o, "exits", vm->exits);
+		NUM(o, "self-migrations", vm->self_migrations);
+		if (vm->debug_exit_code >= 0)
+			NUM(o, "debug-exit-code", vm->debug_exit_code);
+		STR(o, "exit-reason", vm->state == RS_RUNNING ? "" : vm->reason);
+		json_attach(c->ret, NULL, o);
+	}
+}
+
+static void query_status(struct command_call *c, const cJSON *args)
+{
+	struct vm *vm = arg_vm(c, args, "guest");
+
+	if (!vm)
+		return;
+	c->ret = cJSON_CreateObject();
+	STR(c->ret, "status", vm_run_state_name(vm->state));
+	cJSON_AddBoolToObject(c->ret, "running", vm->state == RS_RUNNING);
+}
+
+static void query_migrate(struct command_call *c, const cJSON *args)
+{
+	const char *guest = arg_text(c, args, "guest", NULL);
+	struct mig_info *m = guest ? heap_calloc(1, sizeof(*m)) : NULL;
+	char hash[20];
+	cJSON *o, *ram, *rounds;
+
+	if (!guest)
+		return;
+	if (!m) {
+		fail(c, "GenericError", "this host has no memory for the answer");
+		return;
+	}
+	if (mig_query(guest, m)) {
+		heap_free(m);
+		if (!arg_vm(c, args, "guest"))
+			return;
+		c->ret = cJSON_CreateObject();
+		STR(c->ret, "status", "none");
+		return;
+	}
+	o = c->ret = cJSON_CreateObject();
+	STR(o, "status", m->status);
+	STR(o, "phase", m->phase ? m->phase : "");
+	STR(o, "role", m->role ? m->role : "");
+	STR(o, "peer", m->peer);
+	NUM(o, "round", m->round);
+	ram = cJSON_AddObjectToObject(o, "ram");
+	NUM(ram, "total", m->total_bytes);
+	NUM(ram, "transferred", m->transferred);
+	NUM(ram, "remaining", m->remaining);
+	NUM(ram, "duplicate", m->zero_pages);
+	NUM(ram, "normal", m->normal_pages);
+	NUM(ram, "pages-resent", m->resent_pages);
+	NUM(ram, "dirty-sync-count", m->round);
+	NUM(ram, "mbps", m->mbps);
+	NUM(ram, "page-size", PAGE_SIZE);
+	rounds = cJSON_AddArrayToObject(o, "rounds");
+	for (u32 i = 0; i < MIN(m->n_rounds, (u32)MIG_MAX_ROUNDS); i++) {
+		cJSON *r = cJSON_CreateObject();
+
+		NUM(r, "pages", m->rounds[i].pages);
+		NUM(r, "zero", m->rounds[i].zero);
+		NUM(r, "bytes", m->rounds[i].bytes);
+		NUM(r, "us", m->rounds[i].us);
+		json_attach(rounds, NULL, r);
+	}
+	NUM(o, "total-time", m->total_us / 1000);
+	NUM(o, "total-time-us", m->total_us);
+	NUM(o, "expected-downtime", m->expected_downtime_us / 1000);
+	NUM(o, "downtime-us", m->downtime_us);
+	NUM(o, "downtime-ticks", m->downtime_ticks);
+	NUM(o, "setup-time-us", m->setup_us);
+	NUM(o, "busy-ticks", m->busy_ticks);
+	STR(o, "verify", m->verify_full ? "full" : "fold");
+	snprintf(hash, sizeof(hash), "%016llx", (unsigned long long)m->hash);
+	STR(o, "hash", hash);
+	cJSON_AddBoolToObject(o, "hash-verified", m->hash_verified);
+	NUM(o, "epoch", m->epoch);
+	if (m->error.code)
+		STR(o, "error-desc", m->error.text);
+	heap_free(m);
+}
+
+/* --- Guests --- */
+
+static void guest_start(struct command_call *c, const cJSON *args)
+{
+	struct vm *vm = arg_vm_settled(c, args);
+
+	if (vm && !host_caps()->usable)
+		fail(c, "GenericError", "guests cannot run on host '%s': %s", boot->config.host_name, host_caps()->remedy);
+	else if (vm)
+		result(c, vm_start(vm, &c->error));
+}
+
+static void guest_stop(struct command_call *c, const cJSON *args)
+{
+	struct vm *vm = arg_vm_settled(c, args);
+	char reason[80];
+
+	if (!vm)
+		return;
+	if (vm_is_dead(vm) || vm->state == RS_PRELAUNCH || vm->state == RS_POSTMIGRATE) {
+		fail(c, "GenericError", "guest %s does not run here: it is %s%s%s", vm->config.name, vm_run_state_name(vm->state),
+			vm->state == RS_POSTMIGRATE ? " on host " : "", vm->state == RS_POSTMIGRATE ? vm->owner_name : "");
+		return;
+	}
+	snprintf(reason, sizeof(reason), "switched off by %s", c->who->peer_name);
+	vm_stop(vm, reason);
+}
+
+static void system_reset(struct command_call *c, const cJSON *args)
+{
+	struct vm *vm = arg_vm_settled(c, args);
+
+	if (vm)
+		result(c, vm_reset(vm, &c->error));
+}
+
+static void stop(struct command_call *c, const cJSON *args)
+{
+	struct vm *vm = arg_vm_settled(c, args);
+
+	if (vm && vm->state != RS_RUNNING && vm->state != RS_PAUSED)
+		fail(c, "GenericError", "guest %s is %s: only a running guest can be paused", vm->config.name,
+			vm_run_state_name(vm->state));
+	else if (vm)
+		vm_pause(vm, RS_PAUSED);
+}
+
+static void cont(struct command_call *c, const cJSON *args)
+{
+	struct vm *vm = arg_vm_settled(c, args);
+
+	if (vm)
+		result(c, vm_resume(vm, &c->error));
+}
+
+/* --- Console --- */
+
+static void console_attach(struct command_call *c, const cJSON *args)
+{
+	struct vm *vm = arg_vm(c, args, "guest");
+
+	if (vm && !control_console_attach(c->session, vm, arg_bool(args, "history")))
+		fail(c, "GenericError", "this session watches as many consoles as it can; detach one");
+}
+
+static void console_detach(struct command_call *c, const cJSON *args)
+{
+	const char *guest = arg_text(c, args, "guest", NULL);
+
+	if (guest)
+		control_console_detach(c->session, guest);
+}
+
+static struct input *input_for(const char *guest, bool make)
+{
+	struct input **empty = NULL;
+
+	for (unsigned i = 0; i < VM_MAX; i++) {
+		if (inputs[i] && !strcmp(inputs[i]->name, guest))
+			return inputs[i];
+		if (!inputs[i] && !empty)
+			empty = &inputs[i];
+	}
+	if (!make || !empty)
+		return NULL;
+	*empty = heap_calloc(1, sizeof(**empty));
+	if (*empty)
+		snprintf((*empty)->name, NAME_MAX_LEN, "%s", guest);
+	return *empty;
+}
+
+static void ringbuf_write(struct command_call *c, const cJSON *args)
+{
+	struct vm *vm = arg_vm(c, args, "device");
+	const char *format = vm ? arg_text(c, args, "format", "utf8") : NULL;
+	const char *data = format ? arg_text(c, args, "data", NULL) : NULL;
+	static u8 raw[INPUT_BYTES];
+	struct input *in;
+	size_t n = 0;
+
+	if (!data)
+		return;
+	if (!strcmp(format, "base64")) {
+		if (mbedtls_base64_decode(raw, sizeof(raw), &n, (const u8 *)data, strlen(data))) {
+			fail(c, "GenericError", "argument \"data\" is not base64 of at most %u bytes", INPUT_BYTES);
+			return;
+		}
+	} else if (!strcmp(format, "utf8") && strlen(data) <= sizeof(raw)) {
+		n = strlen(data);
+		memcpy(raw, data, n);
+	} else {
+		fail(c, "GenericError", "argument \"format\" must be \"base64\" or \"utf8\", and the data at most %u bytes", INPUT_BYTES);
+		return;
+	}
+	if (!vm_is_populated(vm) || vm_is_dead(vm)) {
+		fail(c, "GenericError", "guest %s does not run here (it is %s), nobody reads its console", vm->config.name,
+			vm_run_state_name(vm->state));
+		return;
+	}
+	in = input_for(vm->config.name, true);
+	if (!in || in->len + n > INPUT_BYTES) {
+		fail(c, "GenericError", "guest %s does not read its console; %u bytes typed ahead are waiting. Try again later",
+			vm->config.name, in ? in->len : 0);
+		return;
+	}
+	memcpy(in->buf + in->len, raw, n);
+	in->len += (u32)n;
+}
+
+bool commands_poll(void)
+{
+	bool busy = false;
+
+	for (unsigned i = 0; i < VM_MAX; i++) {
+		struct input *in = inputs[i];
+		struct vm *vm = in ? vm_find(in->name) : NULL;
+		struct vdev *uart = vm && vm_is_populated(vm) && !vm_is_dead(vm) ? vm_vdev(vm, &uart_type, 0) : NULL;
+		size_t n;
+
+		if (!in)
+			continue;
+		/* While it is frozen for a move, what is typed waits; the state that moves must not change any more. */
+		if (uart && vm->state != RS_RUNNING)
+			continue;
+		n = uart && in->len ? uart_input(uart, in->buf, in->len) : 0;
+		if (n) {
+			in->len -= (u32)n;
+			memmove(in->buf, in->buf + n, in->len);
+			busy = true;
+		}
+		if (!in->len || !uart) {
+			heap_free(in);
+			inputs[i] = NULL;
+		}
+	}
+	return busy;
+}
+
+/* --- Moving --- */
+
+/* "tcp:192.168.0.2:4789" */
+static bool uri_parse(const char *uri, u32 *ip, u16 *port)
+{
+	unsigned long part[5];
+	const char *p = uri;
+	char *e;
+
+	if (strncmp(p, "tcp:", 4))
+		return false;
+	p += 3;
+	for (int i = 0; i < 5; i++) {
+		if (*p != (i && i < 4 ? '.' : ':') || p[1] < '0' || p[1] > '9')
+			return false;
+		part[i] = strtoul(p + 1, &e, 10);
+		if (part[i] > (i < 4 ? 255 : 65535))
+			return false;
+		p = e;
+	}
+	*ip = (u32)(part[0] << 24 | part[1] << 16 | part[2] << 8 | part[3]);
+	*port = (u16)part[4];
+	return !*p && *port;
+}
+
+static void migrate(struct command_call *c, const cJSON *args)
+{
+	const struct config *cfg = &boot->config;
+	struct mig_params p = { .verify_full = cfg->verify_full, .freeze_budget_ms = cfg->freeze_budget_ms,
+	                        .max_rounds = cfg->max_rounds };
+	struct vm *vm = arg_vm_settled(c, args);
+	const char *host = vm ? arg_text(c, args, "host", NULL) : NULL;
+	const char *uri = host ? arg_text(c, args, "uri", NULL) : NULL;
+	const char *verify = uri ? arg_text(c, args, "verify", p.verify_full ? "full" : "fold") : NULL;
+
+	if (!verify || !arg_number(c, args, "downtime-limit", 1, 600000, &p.freeze_budget_ms) ||
+	    !arg_number(c, args, "max-rounds", 1, MIG_MAX_ROUNDS, &p.max_rounds))
+		return;
+	if (strcmp(verify, "full") && strcmp(verify, "fold")) {
+		fail(c, "GenericError", "argument \"verify\" must be \"fold\" or \"full\"");
+		return;
+	}
+	if (!uri_parse(uri, &p.ip, &p.port)) {
+		fail(c, "GenericError", "'%.60s' is no address; it must look like tcp:192.168.0.2:4789", uri);
+		return;
+	}
+	if (!host[0] || strlen(host) >= sizeof(p.host)) {
+		fail(c, "GenericError", "'%.40s' is no host name", host);
+		return;
+	}
+	if (!strcmp(host, cfg->host_name)) {
+		fail(c, "GenericError", "guest %s is on host '%s' already", vm->config.name, host);
+		return;
+	}
+	p.verify_full = !strcmp(verify, "full");
+	strcpy(p.host, host);
+	result(c, mig_start(vm, &p, &c->error));
+}
+
+static void migrate_cancel(struct command_call *c, const cJSON *args)
+{
+	struct vm *vm = arg_vm(c, args, "guest");
+
+	if (vm)
+		result(c, mig_cancel(vm, &c->error));
+}
+
+/* --- Table --- */
+
+static void query_commands(struct command_call *c, const cJSON *args);
+
+static const struct command {
+	const char *name;
+	enum role role;  /* the least that may do it */
+	bool logged;     /* it changes something */
+	void (*run)(struct command_call *c, const cJSON *args);
+} commands[] = {
+	{ "qmp_capabilities", ROLE_VIEWER, false, do_nothing },
+	{ "query-version", ROLE_VIEWER, false, query_version },
+	{ "query-commands", ROLE_VIEWER, false, query_commands },
+	{ "query-host", ROLE_VIEWER, false, query_host },
+	{ "query-guests", ROLE_VIEWER, false, query_guests },
+	{ "query-status", ROLE_VIEWER, false, query_status },
+	{ "query-migrate", ROLE_VIEWER, false, query_migrate },
+	{ "guest-start", ROLE_OPERATOR, true, guest_start },
+	{ "guest-stop", ROLE_OPERATOR, true, guest_stop },
+	{ "system_reset", ROLE_OPERATOR, true, system_reset },
+	{ "stop", ROLE_OPERATOR, true, stop },
+	{ "cont", ROLE_OPERATOR, true, cont },
+	{ "console-attach", ROLE_OPERATOR, true, console_attach },
+	{ "console-detach", ROLE_OPERATOR, false, console_detach },
+	{ "ringbuf-write", ROLE_OPERATOR, false, ringbuf_write },
+	{ "migrate", ROLE_OPERATOR, true, migrate },
+	{ "migrate_cancel", ROLE_OPERATOR, true, migrate_cancel },
+};
+
+static void query_commands(struct command_call *c, const cJSON *args)
+{
+	c->ret = cJSON_CreateArray();
+	for (unsigned i = 0; i < ARRAY_SIZE(commands); i++) {
+		cJSON *o = cJSON_CreateObject();
+
+		STR(o, "name", commands[i].name);
+		json_attach(c->ret, NULL, o);
+	}
+}
+
+void command_run(struct command_call *c, const char *name, const cJSON *args)
+{
+	const cJSON *guest = cJSON_GetObjectItemCaseSensitive(args, "guest");
+
+	for (unsigned i = 0; i < ARRAY_SIZE(commands); i++) {
+		const struct command *cmd = &commands[i];
+
+		if (strcmp(cmd->name, name))
+			continue;
+		if (c->role < cmd->role) {
+			fail(c, "AccessDenied", "'%s' has the role %s; %s needs operator or admin. Use another certificate ('godwit ca "
+				"enroll NAME --role operator')", c->who->peer_name, c->who->peer_role, name);
+			return;
+		}
+		cmd->run(c, args);
+		if (cmd->logged)
+			log_info("control", "%s (%s): %s %.31s%s%s", c->who->peer_name, c->who->peer_role, name,
+				 cJSON_IsString(guest) ? guest->valuestring : "", c->error_class ? ": " : "",
+				 c->error_class ? c->error.text : "");
+		return;
+	}
+	fail(c, "CommandNotFound", "there is no command '%.40s'; query-commands lists them", name);
+}
+
+void commands_init(const struct boot_info *bi)
+{
+	boot = bi;
+}
+
+void commands_started(void)
+{
+	boot_ticks = host_tsc();
+}

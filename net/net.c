@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: MIT */
+#include "net/net.h"
+#include "drivers/nic/nic.h"
+#include "hv/lib/clock.h"
+#include "hv/lib/log.h"
+#include "lwip/dhcp.h"
+#include "lwip/etharp.h"
+#include "lwip/init.h"
+#include "lwip/netif.h"
+#include "lwip/priv/tcp_priv.h"
+#include "lwip/timeouts.h"
+#include "mig/mig.h"
+#include "net/control.h"
+#include "net/port/port.h"
+#include "net/tls.h"
+#include "netif/ethernet.h"
+#include <stdio.h>
+#include <string.h>
+
+#define RX_FRAMES_PER_TURN 64
+#define LINK_CHECK_US 100000
+#define IDLE_MAX_US 100000
+
+static struct nic *nic;
+static struct netif netif;
+static struct tls_identity *identity;
+static struct error identity_error; /* why there is none */
+static u64 next_link_check;
+static bool tx_refused, dhcp, address_said;
+static char host_name[NAME_MAX_LEN];
+
+static err_t link_output(struct netif *n, struct pbuf *p)
+{
+	u8 *buf;
+
+	if (p->tot_len > NIC_FRAME_MAX)
+		return ERR_BUF;
+	buf = nic->ops->tx_buffer(nic);
+	if (!buf) {
+		tx_refused = true; /* TCP keeps the segment and is told when there is room */
+		return ERR_MEM;
+	}
+	pbuf_copy_partial(p, buf, p->tot_len, 0);
+	nic->ops->tx_commit(nic, p->tot_len);
+	return ERR_OK;
+}
+
+static err_t netif_setup(struct netif *n)
+{
+	n->name[0] = 'e';
+	n->name[1] = 'n';
+	n->hostname = host_name;
+	n->output = etharp_output;
+	n->linkoutput = link_output;
+	n->mtu = 1500;
+	n->hwaddr_len = 6;
+	memcpy(n->hwaddr, nic->mac, 6);
+	n->flags = NETIF_FLAG_BROADCAST | NETIF_FLAG_ETHARP | NETIF_FLAG_ETHERNET;
+	return ERR_OK;
+}
+
+static void address_log(struct netif *n)
+{
+	u32 a = lwip_ntohl(netif_ip4_addr(n)->addr), g = lwip_ntohl(netif_ip4_gw(n)->addr);
+	unsigned bits = (unsigned)__builtin_popcount(netif_ip4_netmask(n)->addr);
+
+	if (!a || !netif_is_link_up(n) || !netif_is_up(n))
+		return;
+	address_said = true;
+	log_info("net", "address %u.%u.%u.%u/%u gateway %u.%u.%u.%u%s", a >> 24, a >> 16 & 255, a >> 8 & 255, a & 255, bits,
+		 g >> 24, g >> 16 & 255, g >> 8 & 255, g & 255, dhcp ? " (DHCP)" : "");
+}
+
+static void link_check(void)
+{
+	bool up;
+
+	if (now_us() < next_link_check)
+		return;
+	next_link_check = now_us() + LINK_CHECK_US;
+	up = nic->ops->link_up(nic);
+	if (up == !!netif_is_link_up(&netif))
+		return;
+	log_info("net", "%s: link %s", nic->name, up ? "up" : "down: is the cable plugged in?");
+	/* Going up makes lwIP announce our address (gratuitous ARP), or restart DHCP. */
+	if (up)
+		netif_set_link_up(&netif);
+	else
+		netif_set_link_down(&netif);
+	if (up && !dhcp && !address_said)
+		address_log(&netif);
+}
+
+static void accepted(struct stream *s)
+{
+	if (!strcmp(s->alpn, ALPN_MIG))
+		mig_accept(s);
+	else
+		control_accept(s);
+}
+
+static void identity_start(const struct boot_info *bi)
+{
+	static const char *const names[] = { "ca.crt", "host.crt", "host.key" };
+	const struct boot_file *f[ARRAY_SIZE(names)];
+	struct error *e = &identity_error;
+	struct tls_files files;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+		f[i] = boot_file(bi, names[i]);
+		if (!f[i] || !f[i]->data) {
+			error_set(e, E_NOENT, "\\godwit\\%s: %s. Make it with 'godwit ca enroll %s' and copy it to the boot disk", names[i],
+				  f[i] && f[i]->error[0] ? f[i]->error : "missing", host_name);
+			return;
+		}
+	}
+	files = (struct tls_files){ f[0]->data, f[1]->data, f[2]->data, f[0]->size, f[1]->size, f[2]->size };
+	if (!tls_init(e))
+		identity = tls_identity_load(&files, host_name, e);
+}
+
+void net_init(const struct boot_info *bi)
+{
+	const struct config *c = &bi->config;
+	ip4_addr_t ip, mask, gw;
+	struct error e = { 0 };
+
+	snprintf(host_name, sizeof(host_name), "%s", c->host_name);
+	control_init(bi);
+	identity_start(bi);
+	nic = nic_find(&e);
+	if (!nic) {
+		log_err("net", "no network: %s", e.text);
+		return;
+	}
+	lwip_init();
+	dhcp = c->dhcp;
+	ip.addr = dhcp ? 0 : lwip_htonl(c->address);
+	mask.addr = dhcp ? 0 : lwip_htonl(c->netmask);
+	gw.addr = dhcp ? 0 : lwip_htonl(c->gateway);
+	if (!netif_add(&netif, &ip, &mask, &gw, NULL, netif_setup, ethernet_input)) {
+		log_err("net", "no network: lwIP has no memory for its interface");
+		return;
+	}
+	netif_set_default(&netif);
+	netif_set_status_callback(&netif, address_log);
+	netif_set_up(&netif);
+	link_check();
+	if (dhcp && dhcp_start(&netif) != ERR_OK)
+		log_err("net", "DHCP could not be started (no memory); set address= in godwit.conf");
+	else if (!dhcp && !c->address)
+		log_err("net", "no address: set [network] address= in godwit.conf, or mode=dhcp");
+	if (identity && !tls_listen(identity, c->port, accepted, &identity_error)) {
+		log_info("net", "control port %u open, host '%s'", c->port, host_name);
+	} else {
+		log_err("net", "control port %u stays closed (there is no plaintext mode): %s", c->port, identity_error.text);
+	}
+	nic->ops->flush(nic);
+}
+
+static bool receive(void)
+{
+	unsigned n;
+
+	for (n = 0; n < RX_FRAMES_PER_TURN; n++) {
+		const u8 *data;
+		unsigned len = nic->ops->rx_frame(nic, &data);
+		struct pbuf *p;
+
+		if (!len)
+			break;
+		p = pbuf_alloc(PBUF_RAW, (u16)len, PBUF_RAM);
+		if (p) {
+			pbuf_take(p, data, (u16)len);
+			if (netif.input(p, &netif) != ERR_OK)
+				pbuf_free(p);
+		} /* else dropped; TCP sends it again when there is memory */
+		nic->ops->rx_done(nic);
+	}
+	return n != 0;
+}
+
+bool net_poll(void)
+{
+	bool busy;
+
+	if (!nic)
+		return false;
+	busy = receive();
+	link_check();
+	sys_check_timeouts();
+	busy |= tls_poll();
+	busy |= control_poll();
+	/* Answers of this turn leave in this turn. */
+	if (busy)
+		tls_poll();
+	nic->ops->flush(nic);
+	if (tx_refused) {
+		tx_refused = false;
+		tcp_txnow();
+		nic->ops->flush(nic);
+	}
+	return busy;
+}
+
+u64 net_idle_us(void)
+{
+	u64 now = now_us(), at, sleep;
+
+	if (!nic)
+		return IDLE_MAX_US;
+	sleep = sys_timeouts_sleeptime();
+	sleep = sleep == SYS_TIMEOUTS_SLEEPTIME_INFINITE ? IDLE_MAX_US : MIN(sleep * 1000, (u64)IDLE_MAX_US);
+	at = MIN(tls_deadline_us(), next_link_check);
+	return MIN(sleep, at > now ? at - now : 0);
+}
+
+struct stream *net_connect(u32 ip, u16 port, const char *host, const char *alpn, struct error *e)
+{
+	if (!nic) {
+		error_set(e, E_IO, "this host has no network; its console says why");
+		return NULL;
+	}
+	if (!identity) {
+		error_set(e, E_AUTH, "this host has no TLS identity: %s", identity_error.text);
+		return NULL;
+	}
+	return tls_connect(identity, ip, port, host, alpn, e);
+}
