@@ -26,24 +26,24 @@ guest-initrd: $(GUEST_OUT)/initrd.cpio
 
 $(GUEST_OUT)/obj/%.c.o: $(GUEST_SRC)/%.c $(GUEST_SRC)/lib/guest.h
 	@mkdir -p $(@D)
-	gcc $(GUEST_CFLAGS) -c -o $@ $<
+	@echo '  GUESTCC $<'; gcc $(GUEST_CFLAGS) -c -o $@ $<
 
 $(GUEST_OUT)/obj/%.S.o: $(GUEST_SRC)/%.S
 	@mkdir -p $(@D)
-	gcc $(GUEST_CFLAGS) -c -o $@ $<
+	@echo '  GUESTCC $<'; gcc $(GUEST_CFLAGS) -c -o $@ $<
 
 $(GUEST_OUT)/obj/%.elf64: $(GUEST_OUT)/obj/%/main.c.o $(GUEST_LIB) $(GUEST_SRC)/lib/guest.ld
-	gcc $(GUEST_LDFLAGS) -o $@ $(filter %.o,$^)
+	@gcc $(GUEST_LDFLAGS) -o $@ $(filter %.o,$^)
 
 $(GUEST_OUT)/%64.elf: $(GUEST_OUT)/obj/%.elf64
-	cp $< $@
+	@cp $< $@
 
 # The code is 64-bit; only the container changes.
 $(GUEST_OUT)/%.elf: $(GUEST_OUT)/obj/%.elf64
-	objcopy -O elf32-i386 $< $@
+	@echo '  GUEST   $@'; objcopy -O elf32-i386 $< $@
 
 $(GUEST_OUT)/initrd.cpio: $(wildcard $(GUEST_SRC)/linux/*)
-	$(GUEST_SRC)/linux/mkinitrd.sh $@
+	@echo '  INITRD  $@'; $(GUEST_SRC)/linux/mkinitrd.sh $@
 
 .SECONDARY: $(GUEST_NAMES:%=$(GUEST_OUT)/obj/%.elf64) $(GUEST_LIB) \
 	$(GUEST_NAMES:%=$(GUEST_OUT)/obj/%/main.c.o)
