@@ -24,10 +24,12 @@ EFI_LDFLAGS := -nostdlib -pie --no-dynamic-linker -Bsymbolic -z nocombreloc -z n
 EFI_LIBGCC = $(shell $(CC) -print-libgcc-file-name)
 EFI_SECTIONS := .text .rodata .relro .dynamic .rela .dynsym .dynstr .hash .reloc .data .bss
 
-# A relocation of any kind but RELATIVE would be skipped by crt0 without a word, so it is an error here.
+# A relocation of any kind but RELATIVE would be skipped by crt0 without a word, so it is an error here; so is a system
+# call of the C library: there is nobody to serve it.
 define EFI_LINK
 @echo '  LD      $@'; ld $(EFI_LDFLAGS) -Map $(@:.efi=.map) -o $(@:.efi=.elf) $(filter %.o,$^) --start-group $(MUSL_LIB) $(EFI_LIBGCC) --end-group
 @! readelf -rW $(@:.efi=.elf) | grep R_X86_64 | grep -v R_X86_64_RELATIVE || { echo "$@: relocation that crt0 cannot do"; exit 1; }
+@! objdump -d $(@:.efi=.elf) | awk '/^[0-9a-f]+ <.*>:/ { f = $$2 } /\tsyscall/ { print "$@: system call in", f }' | grep .
 @objcopy $(EFI_SECTIONS:%=-j %) --target=efi-app-x86_64 --subsystem=10 $(@:.efi=.elf) $@
 endef
 
