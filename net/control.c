@@ -377,7 +377,7 @@ static bool session_turn(struct session *s, u64 now)
 	}
 	if (attached)
 		s->last_us = MAX(s->last_us, now); /* watching is no idleness */
-	else if (!s->why && now - s->last_us > CONTROL_IDLE_US)
+	else if (!s->why && now > s->last_us + CONTROL_IDLE_US)
 		end(s, "nothing was asked for 30 minutes");
 	if (s->why && !s->close_at)
 		s->close_at = now + CLOSE_US;
