@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Log lines: always compiled, always format-checked. Output goes to COM1, the screen and a ring. */
+/* Log lines: always compiled, always format-checked. Output goes to COM1 and a ring. */
 #pragma once
 #include "hv/lib/types.h"
 
