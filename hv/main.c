@@ -48,6 +48,7 @@ void hv_main(struct boot_info *bi)
 	BUG_ON(&__start_migratable[0] == &__stop_migratable[0]);
 	lifecycle_init(c);
 	can_run = vmx_start();
+	mig_init(c->host_name);
 	net_init(bi);
 	for (u32 i = 0; i < c->n_guests; i++) {
 		struct error e = { 0 };

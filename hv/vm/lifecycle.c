@@ -228,6 +228,9 @@ int vm_reset(struct vm *vm, struct error *e)
 	if (vm->state != RS_RUNNING && vm->state != RS_PAUSED)
 		return error_set(e, E_STATE, "guest %s is %s: only a running guest can be reset; use start", vm->config.name,
 				 vm_run_state_name(vm->state));
+	/* A guest whose move is undecided is paused here, and must not run (mig/). */
+	if (!vm->owner)
+		return error_set(e, E_STATE, "guest %s is not this host's to reset: its owner is %s", vm->config.name, vm->owner_name);
 	rc = boot_guest(vm, e);
 	if (rc)
 		vm_kill(vm, "reset failed: %.120s", e ? e->text : "image cannot be loaded");
