@@ -15,3 +15,11 @@ $(BUILD)/tests/mig_state_test: $(BUILD)/tests/obj/mig/state_test.o $(MIG_SRCS:%.
 	@echo '  LD      $@'; $(HOSTCC) -fsanitize=address,undefined -Wl,--wrap=vm_mig_instance -o $@ $^ -lcmocka
 
 UNIT_TESTS += $(addprefix $(BUILD)/tests/,mig_move_test mig_wire_test mig_state_test)
+
+# For tools/fuzz/rules.mk.
+FUZZ_SRCS_wire := $(MIG_SRCS) mig/mig_fake.c hv/lib/err.c
+FUZZ_SRCS_target := $(FUZZ_SRCS_wire)
+FUZZ_SRCS_state = $(MIG_SRCS) $$(PURE_SRCS) $$(ZYDIS_SRCS)
+FUZZ_CFLAGS_wire := $(MIG_CFLAGS)
+FUZZ_CFLAGS_target := $(MIG_CFLAGS)
+FUZZ_CFLAGS_state = $(MIG_CFLAGS) $(ZYDIS_CFLAGS) -I$(ZYDIS_DIR)/src -w
