@@ -26,13 +26,13 @@ LIB_OBJS += $(LWIP_SRCS:%.c=$(BUILD)/obj/lib/lwip/%.o) $(MBEDTLS_SRCS:%.c=$(BUIL
 
 $(BUILD)/obj/lib/lwip/%.o: $(LWIP_DIR)/%.c
 	@mkdir -p $(@D)
-	$(CC) $(LIB_CFLAGS) $(NET_INC) -c $< -o $@
+	@echo '  CC      $<'; $(CC) $(LIB_CFLAGS) $(NET_INC) -c $< -o $@
 $(BUILD)/obj/lib/mbedtls/%.o: $(MBEDTLS_DIR)/library/%.c
 	@mkdir -p $(@D)
-	$(CC) $(LIB_CFLAGS) $(NET_INC) -c $< -o $@
+	@echo '  CC      $<'; $(CC) $(LIB_CFLAGS) $(NET_INC) -c $< -o $@
 $(BUILD)/obj/lib/cjson/%.o: $(CJSON_DIR)/%.c
 	@mkdir -p $(@D)
-	$(CC) $(LIB_CFLAGS) $(NET_INC) -c $< -o $@
+	@echo '  CC      $<'; $(CC) $(LIB_CFLAGS) $(NET_INC) -c $< -o $@
 
 # --- Host tests: the same libraries and sources with ASan and UBSan, over net/net_fake.c ---
 NET_TEST_DIR := $(BUILD)/host/net
@@ -44,26 +44,26 @@ NET_TEST_OBJS := $(addprefix $(NET_TEST_DIR)/,$(LWIP_SRCS:%.c=lib/lwip/%.o) $(MB
 
 $(NET_TEST_DIR)/lib/lwip/%.o: $(LWIP_DIR)/%.c
 	@mkdir -p $(@D)
-	$(HOSTCC) $(NET_TEST_CFLAGS) -w -c $< -o $@
+	@echo '  CC      $<'; $(HOSTCC) $(NET_TEST_CFLAGS) -w -c $< -o $@
 # Hand-made carries in bignum and the like: unsigned overflow there is meant, UBSan's alignment view is not ours.
 $(NET_TEST_DIR)/lib/mbedtls/%.o: $(MBEDTLS_DIR)/library/%.c
 	@mkdir -p $(@D)
-	$(HOSTCC) $(NET_TEST_CFLAGS) -w -c $< -o $@
+	@echo '  CC      $<'; $(HOSTCC) $(NET_TEST_CFLAGS) -w -c $< -o $@
 $(NET_TEST_DIR)/lib/cjson/%.o: $(CJSON_DIR)/%.c
 	@mkdir -p $(@D)
-	$(HOSTCC) $(NET_TEST_CFLAGS) -w -c $< -o $@
+	@echo '  CC      $<'; $(HOSTCC) $(NET_TEST_CFLAGS) -w -c $< -o $@
 $(NET_TEST_DIR)/%.o: %.c
 	@mkdir -p $(@D)
-	$(HOSTCC) $(NET_TEST_CFLAGS) -Wall -Wextra -Werror -Wno-unused-parameter -c $< -o $@
+	@echo '  CC      $<'; $(HOSTCC) $(NET_TEST_CFLAGS) -Wall -Wextra -Werror -Wno-unused-parameter -c $< -o $@
 
 $(BUILD)/tests/pki/done: net/test_pki.sh
 	sh $< $(@D)
 NET_TESTS := $(BUILD)/tests/tls_test $(BUILD)/tests/control_test
 UNIT_TESTS += $(NET_TESTS)
 $(BUILD)/tests/tls_test: $(NET_TEST_DIR)/net/tls_test.o $(NET_TEST_DIR)/net/tls.o $(NET_TEST_OBJS) | $(BUILD)/tests/pki/done
-	$(HOSTCC) -fsanitize=address,undefined -o $@ $^ -lcmocka
+	@echo '  LD      $@'; $(HOSTCC) -fsanitize=address,undefined -o $@ $^ -lcmocka
 $(BUILD)/tests/control_test: $(addprefix $(NET_TEST_DIR)/,net/control_test.o net/control.o net/commands.o net/net_fake.o \
 	net/port/sys.o hv/lib/err.o lib/cjson/cJSON.o lib/mbedtls/base64.o lib/mbedtls/constant_time.o)
-	$(HOSTCC) -fsanitize=address,undefined -o $@ $^ -lcmocka
+	@echo '  LD      $@'; $(HOSTCC) -fsanitize=address,undefined -o $@ $^ -lcmocka
 
 -include $(shell find $(NET_TEST_DIR) -name '*.d' 2>/dev/null)

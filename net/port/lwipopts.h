@@ -23,10 +23,10 @@
 
 /* Memory: structures in small fixed pools, everything of variable size from net_mem_alloc() (port/net_mem.c). */
 #define MEM_ALIGNMENT 8
-#define MEM_LIBC_MALLOC 1
-#define mem_clib_malloc net_mem_alloc
-#define mem_clib_calloc net_mem_calloc
-#define mem_clib_free net_mem_free
+#define MEM_CUSTOM_ALLOCATOR 1
+#define MEM_CUSTOM_MALLOC net_mem_alloc
+#define MEM_CUSTOM_CALLOC net_mem_calloc
+#define MEM_CUSTOM_FREE net_mem_free
 #define MEMP_MEM_MALLOC 0
 #define MEMP_NUM_TCP_PCB 48
 #define MEMP_NUM_TCP_PCB_LISTEN 2

@@ -24,5 +24,5 @@ const char *entropy_source(void);
 /* Health of the source at start and ever since. -E_UNSUPPORTED: none; -E_IO: it repeats itself. */
 int entropy_check(void) __must_check;
 
-/* Compiler's time for mbedTLS: seconds since 1970. */
+/* Time for mbedTLS: seconds since 1970. */
 long long net_time(long long *out);
