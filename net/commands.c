@@ -283,9 +283,12 @@ static void guest_start(struct command_call *c, const cJSON *args)
 
 static void guest_stop(struct command_call *c, const cJSON *args)
 {
-	struct vm *vm = arg_vm_settled(c, args);
+	struct vm *vm = arg_vm(c, args, "guest");
 	char reason[80];
 
+	/* A copy that waits for the outcome of its move may be given up; nothing else may be stopped in a move. */
+	if (vm && !(vm->mig && !vm->owner && vm->state == RS_PAUSED))
+		vm = arg_vm_settled(c, args);
 	if (!vm)
 		return;
 	if (vm_is_dead(vm) || vm->state == RS_PRELAUNCH || vm->state == RS_POSTMIGRATE) {
