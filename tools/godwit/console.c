@@ -15,7 +15,14 @@
 #include "context.h"
 #include "fleet.h"
 
-enum { ESCAPE = 0x1d /* Ctrl-] */, INPUT_MAX = 512, FIND_MS = 500, EOF_IDLE_MS = 2000 };
+enum {
+	ESCAPE = 0x1d, /* Ctrl-] */
+	INPUT_MAX = 512,
+	FIND_MS = 500,	    /* between two searches for a guest that is on its way */
+	RETRY_MS = 100,	    /* between two tries to type to a guest that does not read */
+	EOF_IDLE_MS = 2000, /* how long to wait for output when the input has ended */
+	DRAIN_MS = 500,	    /* the last output may come after the event that tells the end */
+};
 
 struct console {
 	struct context ctx;
@@ -33,6 +40,13 @@ struct console {
 	int write_errno;      /* why standard output is gone; 0: it is not */
 	uint64_t seen_ms;     /* when output came last */
 	double next;	      /* offset after the last byte shown */
+
+	unsigned char typed[INPUT_MAX]; /* not taken by the guest yet */
+	size_t typed_len, sent_len; /* sent_len of them are in the write that is pending */
+	unsigned int pending; /* id of the write that waits for its answer; 0: none */
+	uint64_t typed_ms;    /* when it was typed */
+	uint64_t retry_ms;    /* when to send (again) what was typed; 0: not now */
+	uint64_t leave_ms;    /* when the operator asked to leave; 0: not */
 };
 
 static struct termios saved_termios;
@@ -112,6 +126,7 @@ static void console_event(void *arg, const char *name, const cJSON *data)
 		c->moved |= !strcmp(status, "postmigrate");
 		c->died = !strcmp(status, "internal-error") || !strcmp(status, "guest-panicked");
 		c->ended = c->died || !strcmp(status, "shutdown");
+		c->seen_ms = now_ms();
 		snprintf(c->status, sizeof(c->status), "%s", status);
 		snprintf(c->reason, sizeof(c->reason), "%s", json_text(data, "reason", ""));
 	}
@@ -173,93 +188,139 @@ static int console_find_again(struct console *c, struct fail *f)
 	return code;
 }
 
-/* Sends what was typed. @eof: there will be no more. Returns whether the operator wants to leave. */
-static bool console_input(struct console *c, unsigned int *pending, bool *eof, struct fail *f)
+/* Sends what was typed and not taken yet. */
+static int console_type(struct console *c, struct fail *f)
 {
-	unsigned char buf[INPUT_MAX], text[INPUT_MAX * 2];
-	ssize_t n = read(STDIN_FILENO, buf, sizeof(buf));
-	unsigned char *escape;
-	cJSON *args;
+	unsigned char text[INPUT_MAX * 2];
+	cJSON *args = cJSON_CreateObject();
+	size_t len;
+
+	mbedtls_base64_encode(text, sizeof(text), &len, c->typed, c->typed_len);
+	cJSON_AddStringToObject(args, "device", c->guest);
+	cJSON_AddStringToObject(args, "data", (char *)text);
+	cJSON_AddStringToObject(args, "format", "base64");
+	c->retry_ms = 0;
+	c->sent_len = c->typed_len;
+	return qmp_send(&c->q, "ringbuf-write", args, &c->pending, f);
+}
+
+/* Reads what is typed. The escape key works even when the guest takes nothing. */
+static void console_input(struct console *c, bool *eof)
+{
+	size_t room = sizeof(c->typed) - c->typed_len;
+	unsigned char buf[INPUT_MAX], *escape;
+	ssize_t n = read(STDIN_FILENO, buf, c->raw ? sizeof(buf) : room);
 	size_t len;
 
 	if (n < 0 && errno == EINTR)
-		return false;
+		return;
 	if (n <= 0) {
 		*eof = true;
+		c->seen_ms = now_ms();
 		if (!c->idle_ms)
 			c->idle_ms = EOF_IDLE_MS;
-		return false;
+		return;
 	}
 	escape = c->raw ? memchr(buf, ESCAPE, (size_t)n) : NULL;
+	len = escape ? (size_t)(escape - buf) : (size_t)n;
+	len = len < room ? len : room;
+	memcpy(c->typed + c->typed_len, buf, len);
+	if (!c->typed_len)
+		c->typed_ms = c->retry_ms = now_ms();
+	c->typed_len += len;
 	if (escape)
-		n = escape - buf;
-	if (n && !mbedtls_base64_encode(text, sizeof(text), &len, buf, (size_t)n)) {
-		args = cJSON_CreateObject();
-		cJSON_AddStringToObject(args, "device", c->guest);
-		cJSON_AddStringToObject(args, "data", (char *)text);
-		cJSON_AddStringToObject(args, "format", "base64");
-		qmp_send(&c->q, "ringbuf-write", args, pending, f);
-		c->seen_ms = now_ms();
+		c->leave_ms = now_ms();
+}
+
+/*
+ * The answer to a write. A guest that does not read (it boots, or is frozen for a move) makes the
+ * host refuse; the same bytes are sent again for one timeout.
+ */
+static int console_typed(struct console *c, int code)
+{
+	c->pending = 0;
+	if (!code) {
+		c->typed_len -= c->sent_len;
+		memmove(c->typed, c->typed + c->sent_len, c->typed_len);
+		c->seen_ms = c->typed_ms = c->retry_ms = now_ms();
+	} else if (strcmp(c->q.error_class, "GenericError") ||
+		   now_ms() - c->typed_ms >= c->ctx.timeout_ms) {
+		return code;
+	} else {
+		c->retry_ms = now_ms() + RETRY_MS;
 	}
-	return escape != NULL;
+	return GW_OK;
+}
+
+/* The guest is off, or elsewhere and not to be followed. */
+static int console_ended(struct console *c, struct fail *f)
+{
+	char text[400];
+
+	if (!c->ended) {
+		console_note(c, "the guest moved to another host; --follow goes with it");
+		return GW_OK;
+	}
+	snprintf(text, sizeof(text), "guest '%s' is off: %s%s%s", c->guest, c->status,
+		 c->reason[0] ? ", " : "", c->reason);
+	console_note(c, text);
+	return c->died ? fail_set(f, GW_BAD_END, "guest '%s' died: %s", c->guest,
+				  c->reason[0] ? c->reason : c->status) : GW_OK;
 }
 
 /* Until the operator leaves (GW_OK), the guest ends, or something fails. */
 static int console_run(struct console *c, struct fail *f)
 {
-	unsigned int pending = 0, id; /* the write that waits for its answer: one at a time */
 	bool eof = c->no_input;
+	unsigned int id;
 	int code;
 
 	for (;;) {
-		bool take = !eof && !pending;
+		bool over = c->ended || (c->moved && !c->follow);
+		uint64_t idle = over ? DRAIN_MS : c->typed_len ? 0 : c->idle_ms, now = now_ms();
+		uint64_t end = idle ? c->seen_ms + idle : !c->typed_len ? 0 : c->retry_ms ?
+			c->retry_ms : c->typed_ms + c->ctx.timeout_ms;
+		bool take = !eof && !c->leave_ms && !over && (c->raw || !c->typed_len);
 		struct pollfd p[2] = { { .fd = conn_fd(c->q.conn), .events = POLLIN },
 				       { .fd = take ? STDIN_FILENO : -1, .events = POLLIN } };
-		cJSON *ret = NULL;
-		int wait = -1;
 
 		if (c->write_errno)
 			return fail_set(f, GW_FAILED, "cannot write the console's output: %s",
 					strerror(c->write_errno));
-		if (c->idle_ms) {
-			uint64_t now = now_ms(), end = c->seen_ms + c->idle_ms;
+		if (idle && now >= end)
+			return over ? console_ended(c, f) : GW_OK;
+		if (c->leave_ms && (!c->typed_len || now - c->leave_ms >= DRAIN_MS))
+			return GW_OK;
+		if (c->pending && now >= c->typed_ms + c->ctx.timeout_ms)
+			return fail_set(f, GW_NO_HOST, "host '%s' did not say within %.1f s whether it took"
+					" what was typed; it may be busy or stuck", c->host->name,
+					(double)c->ctx.timeout_ms / 1000);
+		if (c->leave_ms)
+			end = c->leave_ms + DRAIN_MS;
+		poll(p, 2, conn_pending(c->q.conn) ? 0 : !end ? -1 : now < end ? (int)(end - now) : 0);
 
-			if (now >= end && !pending)
-				return GW_OK;
-			wait = now < end ? (int)(end - now) : 100;
-		}
-		if (conn_pending(c->q.conn))
-			wait = 0;
-		poll(p, 2, wait);
-		code = qmp_poll(&c->q, now_ms(), &id, &ret, f);
-		cJSON_Delete(ret);
-		if (id && id == pending)
-			pending = 0;
+		code = qmp_poll(&c->q, now_ms(), &id, NULL, f);
+		if (id && id == c->pending)
+			code = console_typed(c, code);
+		if (!code && take && p[1].revents)
+			console_input(c, &eof);
+		if (!code && c->typed_len && c->retry_ms && now_ms() >= c->retry_ms)
+			code = console_type(c, f);
 		if (code && !c->q.broken)
 			return code; /* for example: this identity may look but not type */
-		if (!code && c->ended) {
-			char text[400];
-
-			snprintf(text, sizeof(text), "guest '%s' is off: %s%s%s", c->guest, c->status,
-				 c->reason[0] ? ", " : "", c->reason);
-			console_note(c, text);
-			return c->died ? fail_set(f, GW_BAD_END, "guest '%s' died: %s", c->guest,
-						  c->reason[0] ? c->reason : c->status) : GW_OK;
-		}
-		if (code || c->moved) {
-			if (!c->follow && c->moved) {
-				console_note(c, "the guest moved to another host; --follow goes with it");
-				return GW_OK;
-			}
+		if (code && over)
+			return console_ended(c, f);
+		if (code || (c->moved && c->follow)) {
+			/* Whether a write without an answer was taken is not known: once is better. */
+			if (c->pending)
+				c->typed_len = 0;
+			c->pending = 0;
+			c->retry_ms = now_ms();
 			if (c->follow)
 				code = console_find_again(c, f);
 			if (code)
 				return code;
-			pending = 0;
-			continue;
 		}
-		if (take && p[1].revents && console_input(c, &pending, &eof, f))
-			return GW_OK;
 	}
 }
 

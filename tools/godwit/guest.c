@@ -21,6 +21,8 @@ static const struct verb {
 	{ "start", "guest-start", "started" },
 	{ "stop", "guest-stop", "switched off" },
 	{ "reset", "system_reset", "reset" },
+	{ "pause", "stop", "paused" },
+	{ "resume", "cont", "resumed" },
 };
 
 static const struct argp_option guest_options[] = {
@@ -102,7 +104,8 @@ int guest_main(int argc, char **argv)
 	static const struct argp_child children[] = { { &context_argp, 0, "Common options:", 1 },
 						      { 0 } };
 	static const struct argp argp = { guest_options, guest_parse, "GUEST",
-					  "Starts a guest, switches it off at once, or resets it.",
+					  "start: boots the guest. stop: switches it off at once. reset: as the"
+					  " button. pause, resume: stops its CPU and lets it go on.",
 					  children, NULL, NULL };
 	const struct verb *v = verbs;
 	struct guest_args a = { 0 };

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* godwit start, stop, reset: one guest on the host that has it. */
+/* godwit start, stop, reset, pause, resume: one guest on the host that has it. */
 #ifndef GODWIT_GUEST_H
 #define GODWIT_GUEST_H
 
-/* argv[0] is "godwit start", "godwit stop" or "godwit reset". */
+/* argv[0] is "godwit start", "godwit stop" and so on. */
 int guest_main(int argc, char **argv);
 
 #endif

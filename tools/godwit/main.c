@@ -25,6 +25,8 @@ static const struct command {
 	{ "start", guest_main, "start a guest" },
 	{ "stop", guest_main, "switch a guest off" },
 	{ "reset", guest_main, "reset a guest" },
+	{ "pause", guest_main, "stop a guest's CPU" },
+	{ "resume", guest_main, "let a paused guest go on" },
 	{ "console", console_main, "use a guest's serial console" },
 	{ "migrate", migrate_main, "move a running guest to another host" },
 	{ "migrate-status", migrate_status_main, "show or follow a guest's migration" },

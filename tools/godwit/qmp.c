@@ -197,6 +197,7 @@ int qmp_poll(struct qmp *q, uint64_t deadline, unsigned int *id, cJSON **ret, st
 		code = qmp_malformed(q, "an answer with neither return nor error", "", f);
 	} else {
 		*id = (unsigned int)n;
+		q->error_class[0] = 0;
 		if (ret)
 			*ret = cJSON_DetachItemFromObjectCaseSensitive(msg, "return");
 	}

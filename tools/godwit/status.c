@@ -187,12 +187,17 @@ static void print_notes(const struct fleet *fleet)
 			printf(". Remedy: %s\n", json_text(vmx, "remedy", "see its serial log"));
 		}
 		cJSON_ArrayForEach(v, cJSON_GetObjectItemCaseSensitive(a->info, "config-errors"))
-			printf("%shost '%s', godwit.conf: %s\n", notes++ ? "" : "\n[Attention]\n", host,
+			printf("%shost '%s', configuration: %s\n", notes++ ? "" : "\n[Attention]\n", host,
 			       cJSON_IsString(v) ? v->valuestring : "?");
-		cJSON_ArrayForEach(v, a->guests)
-			if (json_text(v, "exit-reason", "")[0])
-				printf("%sguest '%s' on '%s' ended: %s\n", notes++ ? "" : "\n[Attention]\n",
-				       json_text(v, "name", ""), host, json_text(v, "exit-reason", ""));
+		cJSON_ArrayForEach(v, a->guests) {
+			const char *status = json_text(v, "status", "");
+
+			if (json_text(v, "exit-reason", "")[0] && strcmp(status, "running") &&
+			    strcmp(status, "prelaunch") && strcmp(status, "postmigrate"))
+				printf("%sguest '%s' on '%s' is %s: %s\n", notes++ ? "" : "\n[Attention]\n",
+				       json_text(v, "name", ""), host, status,
+				       json_text(v, "exit-reason", ""));
+		}
 	}
 }
 

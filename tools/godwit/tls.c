@@ -41,6 +41,7 @@ struct conn {
 	mbedtls_ssl_context ssl;
 	mbedtls_ssl_config conf;
 	struct verdict verdict;
+	bool greeted; /* a line has come */
 	unsigned char first[48]; /* the first bytes from the host: tells TLS from anything else */
 	size_t first_len;
 	char *in;
@@ -231,7 +232,8 @@ static int bio_recv(void *ctx, unsigned char *buf, size_t len)
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
 		return MBEDTLS_ERR_SSL_WANT_READ;
 	if (n < 0)
-		return errno == ECONNRESET ? MBEDTLS_ERR_NET_CONN_RESET : MBEDTLS_ERR_NET_RECV_FAILED;
+		return errno == ECONNRESET ? MBEDTLS_ERR_NET_CONN_RESET :
+		       errno == ETIMEDOUT ? MBEDTLS_ERR_SSL_TIMEOUT : MBEDTLS_ERR_NET_RECV_FAILED;
 	if (n > 0 && c->first_len < sizeof(c->first)) {
 		size_t take = sizeof(c->first) - c->first_len;
 
@@ -367,6 +369,9 @@ static int explain(struct conn *c, int ret, const char *doing, struct fail *f)
 	case MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY:
 		return fail_set(f, GW_NO_HOST, "host '%s' (%s) closed the connection %s", host, address,
 				doing);
+	case MBEDTLS_ERR_SSL_TIMEOUT:
+		return fail_set(f, GW_NO_HOST, "host '%s' (%s) does not answer any more: it has lost its"
+				" power or its network", host, address);
 	case MBEDTLS_ERR_NET_CONN_RESET:
 		return fail_set(f, GW_NO_HOST, "host '%s' (%s) reset the connection %s; it may have"
 				" restarted", host, address, doing);
@@ -446,7 +451,7 @@ int conn_dial(const struct identity *id, const struct host *host, uint64_t timeo
 	unsigned int port;
 	struct conn *c;
 	int code, ret;
-	int one = 1;
+	int one = 1, idle = 15, interval = 5, probes = 3;
 
 	if (!host->address[0])
 		return fail_set(f, GW_NO_HOST, "host '%s' has no address: set address=IP:PORT under [%s] in"
@@ -475,6 +480,11 @@ int conn_dial(const struct identity *id, const struct host *host, uint64_t timeo
 		code = explain(c, ret, "before it began", f);
 	} else {
 		setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+		/* A console may be quiet for days; a host that lost its power must still be noticed. */
+		setsockopt(c->fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
+		setsockopt(c->fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
+		setsockopt(c->fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
+		setsockopt(c->fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
 		if (connect(c->fd, ai->ai_addr, ai->ai_addrlen) < 0 && errno != EINPROGRESS)
 			code = explain_errno(c, errno, f);
 	}
@@ -585,10 +595,12 @@ int conn_read_line(struct conn *c, char **line, uint64_t deadline, struct fail *
 			continue;
 		}
 		if (n != MBEDTLS_ERR_SSL_WANT_READ && n != MBEDTLS_ERR_SSL_WANT_WRITE)
-			return explain(c, n, "without a word", f);
+			return explain(c, n, c->greeted ? "without a word" : "before it greeted: all its"
+				       " sessions may be in use (see its serial log)", f);
 		if (!conn_wait(c, n == MBEDTLS_ERR_SSL_WANT_READ ? POLLIN : POLLOUT, deadline))
 			return GW_OK;
 	}
+	c->greeted = true;
 	return GW_OK;
 }
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import subprocess
+import time
 
 from env import Failed, equal, has, lacks, wait_for
 from fakehost import FakeHost, QmpError, guest
@@ -191,3 +192,68 @@ def test_output_that_cannot_be_written(env):
     lacks(err.decode(), "Success")
     if not h.attached():
         raise Failed("not attached")
+
+
+def test_last_output_may_come_after_the_end(env):
+    h = console_host(env)
+    p = env.start("console", "g", "--no-input", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    wait_for(h.attached)
+    h.event("GUEST_STATE", guest="g", status="shutdown", reason="")
+    time.sleep(0.2)
+    h.say(b"Power down\n")
+    equal(p.communicate(timeout=10)[0], b"Power down\n")
+
+
+def test_input_waits_for_a_guest_that_does_not_read(env):
+    h = console_host(env)
+    begin = time.monotonic()
+
+    def busy(args):
+        if time.monotonic() < begin + 1.5:
+            raise QmpError("GenericError", "guest 'g' does not read its console")
+        return h.do_ringbuf_write(args)
+    h.handlers["ringbuf-write"] = busy
+    equal(env.run("console", "g", "--idle", "0.3", stdin=b"hello", code=0).out, "HELLO")
+    equal(h.typed, b"hello")
+    begin = time.monotonic() + 100
+    has(env.run("console", "g", "--timeout", "0.5", stdin=b"x", code=1).err, "does not read")
+
+
+def test_escape_works_when_the_guest_does_not_read(env):
+    h = console_host(env)
+
+    def busy(_args):
+        raise QmpError("GenericError", "guest 'g' does not read its console")
+    h.handlers["ringbuf-write"] = busy
+    t = env.terminal("console", "g")
+    t.read_until("leaves")
+    t.type(b"hello")
+    wait_for(lambda: h.calls[-1][0] == "ringbuf-write")
+    t.type(b" more")
+    time.sleep(0.2)
+    begin = time.monotonic()
+    t.type(b"\x1d")
+    equal(t.wait(), 0)
+    if time.monotonic() - begin > 3:
+        raise Failed("took too long")
+
+
+def test_fast_typing_arrives_in_order(env):
+    h = console_host(env)
+    t = env.terminal("console", "g")
+    t.read_until("leaves")
+    want = b""
+    for i in range(100):
+        piece = b"%d," % i
+        t.type(piece)
+        want += piece
+    wait_for(lambda: len(h.typed) >= len(want))
+    equal(h.typed, want)
+    t.type(b"\x1d")
+    equal(t.wait(), 0)
+
+
+def test_silent_host_does_not_hold_us(env):
+    h = console_host(env)
+    h.raw["ringbuf-write"] = b""
+    has(env.run("console", "g", "--timeout", "0.4", stdin=b"x", code=3).err, "did not say within 0.4")

@@ -37,8 +37,8 @@ def test_attention(env):
                      "remedy": "enable VT-x in the firmware set-up"}
     p = env.run("status", code=0)
     has(p.out, "MISSING", "host 'b' cannot run guests: VT-x lacks VMX off in firmware, EPT. Remedy:"
-        " enable VT-x in the firmware set-up", "godwit.conf: line 12: memory=12Q",
-        "guest 'dead' on 'a' ended: EPT violation at 0x1000")
+        " enable VT-x in the firmware set-up", "configuration: line 12: memory=12Q",
+        "guest 'dead' on 'a' is internal-error: EPT violation at 0x1000")
 
 
 def test_json(env):
