@@ -45,6 +45,7 @@ struct console {
 	size_t typed_len, sent_len; /* sent_len of them are in the write that is pending */
 	unsigned int pending; /* id of the write that waits for its answer; 0: none */
 	uint64_t typed_ms;    /* when it was typed */
+	uint64_t sent_ms;     /* when it was sent last */
 	uint64_t retry_ms;    /* when to send (again) what was typed; 0: not now */
 	uint64_t leave_ms;    /* when the operator asked to leave; 0: not */
 };
@@ -200,6 +201,7 @@ static int console_type(struct console *c, struct fail *f)
 	cJSON_AddStringToObject(args, "data", (char *)text);
 	cJSON_AddStringToObject(args, "format", "base64");
 	c->retry_ms = 0;
+	c->sent_ms = now_ms();
 	c->sent_len = c->typed_len;
 	return qmp_send(&c->q, "ringbuf-write", args, &c->pending, f);
 }
@@ -279,7 +281,7 @@ static int console_run(struct console *c, struct fail *f)
 		bool over = c->ended || (c->moved && !c->follow);
 		uint64_t idle = over ? DRAIN_MS : c->typed_len ? 0 : c->idle_ms, now = now_ms();
 		uint64_t end = idle ? c->seen_ms + idle : !c->typed_len ? 0 : c->retry_ms ?
-			c->retry_ms : c->typed_ms + c->ctx.timeout_ms;
+			c->retry_ms : c->sent_ms + c->ctx.timeout_ms;
 		bool take = !eof && !c->leave_ms && !over && (c->raw || !c->typed_len);
 		struct pollfd p[2] = { { .fd = conn_fd(c->q.conn), .events = POLLIN },
 				       { .fd = take ? STDIN_FILENO : -1, .events = POLLIN } };
@@ -291,7 +293,7 @@ static int console_run(struct console *c, struct fail *f)
 			return over ? console_ended(c, f) : GW_OK;
 		if (c->leave_ms && (!c->typed_len || now - c->leave_ms >= DRAIN_MS))
 			return GW_OK;
-		if (c->pending && now >= c->typed_ms + c->ctx.timeout_ms)
+		if (c->pending && now >= c->sent_ms + c->ctx.timeout_ms)
 			return fail_set(f, GW_NO_HOST, "host '%s' did not say within %.1f s whether it took"
 					" what was typed; it may be busy or stuck", c->host->name,
 					(double)c->ctx.timeout_ms / 1000);
