@@ -143,6 +143,23 @@ static int try_xsetbv(u64 v)
 	return TRY("xsetbv", , ARGS("c"(0), "a"((u32)v), "d"((u32)(v >> 32))));
 }
 
+/* SDM "Compacted Format of the Extended Region of an XSAVE Area", for what XCR0 and XSS enable. */
+static u32 compacted_size(u64 enabled)
+{
+	u32 size = 576;
+
+	for (u32 i = 2; i < 63; i++) {
+		struct cpuid c = cpuid(13, i);
+
+		if (!(enabled & BIT(i)))
+			continue;
+		if (c.ecx & 2)
+			size = (size + 63) & ~63u;
+		size += c.eax;
+	}
+	return size;
+}
+
 static void check_xcr0(void)
 {
 	struct cpuid d;
@@ -182,6 +199,9 @@ static void check_xcr0(void)
 	d = cpuid(13, 0);
 	CHECK("xcr0.size", d.ebx == size && d.ecx >= d.ebx, "EBX %u ECX %u, components end at %lu",
 	      d.ebx, d.ecx, size);
+	if (cpuid(13, 1).eax & (BIT(1) | BIT(3)))
+		CHECK("xcr0.size-compacted", cpuid(13, 1).ebx == compacted_size(offered), "%u, not %u",
+		      cpuid(13, 1).ebx, compacted_size(offered));
 	area = space;
 	if (d.ebx <= sizeof(space))
 		CHECK("xsave", TRY("xsave (%0)", , ARGS("r"(area), "a"(-1), "d"(-1))) == VEC_NONE &&
@@ -197,6 +217,8 @@ static void check_xcr0(void)
 	      "vector %d", fault_vector);
 	xsetbv(3);
 	CHECK("xcr0.size-small", cpuid(13, 0).ebx == 576, "%u", cpuid(13, 0).ebx);
+	if (cpuid(13, 1).eax & (BIT(1) | BIT(3)))
+		CHECK("xcr0.size-small-compacted", cpuid(13, 1).ebx == 576, "%u", cpuid(13, 1).ebx);
 
 	d = cpuid(13, 1);
 	if (d.eax & BIT(1))

@@ -78,7 +78,11 @@ __attribute__((format(printf, 1, 2))) void printf(const char *fmt, ...);
  * Claim: prints "PASS name" or "FAIL name file:line message". The message says what was seen.
  * Returns the condition.
  */
-#define CHECK(name, cond, ...) guest_check(!!(cond), name, __FILE__, __LINE__, __VA_ARGS__)
+#define CHECK(name, cond, ...)                                                                   \
+	({                                                                                       \
+		bool ok_ = (cond); /* first: the message may be about its effects */             \
+		guest_check(ok_, name, __FILE__, __LINE__, __VA_ARGS__);                         \
+	})
 __attribute__((format(printf, 5, 6))) bool guest_check(bool ok, const char *name, const char *file,
 						       int line, const char *fmt, ...);
 /* "SKIP name reason": cannot be tried here. With the argument "strict" it is a failure. */

@@ -322,6 +322,12 @@ int main(void)
 	check_pit_roads();
 	if (apic_has_x2apic()) {
 		check_apic(true);
+		/* What Linux writes when it shuts down: read-only bits of the LVT are not reserved ones. */
+		CHECK("x2apic.lvt-read-only", try_wrmsr(0x835, 0x15700) == VEC_NONE, "vector %d",
+		      fault_vector);
+		CHECK("x2apic.reserved", try_wrmsr(0x835, BIT(31) | APIC_MASKED) == VEC_GP, "vector %d",
+		      fault_vector);
+		CHECK("x2apic.no-register", try_wrmsr(0x80e, 0) == VEC_GP, "vector %d", fault_vector);
 		apic_enable(false);
 		CHECK("x2apic.leave", apic_read(APIC_SVR) == 0x1ff, "SVR 0x%x", apic_read(APIC_SVR));
 	} else {
