@@ -7,7 +7,7 @@ HOSTCC := gcc
 MUSL_INC := /usr/include/x86_64-linux-musl
 MUSL_LIB := /usr/lib/x86_64-linux-musl/libc.a
 
-all: godwit.efi tool guests
+all: godwit.efi $(BUILD)/godwit guests guest-initrd
 
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
