@@ -416,12 +416,12 @@ static void run_rmw(struct emu *m, const struct emu_inst *i, const struct span *
 	case EMU_ALU_TO_MEM:
 		src = i->reg == EMU_NONE ? i->imm : reg_read(m, i->reg, i->size);
 		out = emulate_alu(i->alu, i->size, mem, src, &flags);
-		if (i->alu != EMU_CMP && i->alu != EMU_TEST)
+		if (!emulate_alu_reads(i->alu))
 			span_write(m, s, out);
 		break;
 	case EMU_ALU_TO_REG:
 		out = emulate_alu(i->alu, i->size, reg_read(m, i->reg, i->size), mem, &flags);
-		if (i->alu != EMU_CMP && i->alu != EMU_TEST)
+		if (!emulate_alu_reads(i->alu))
 			reg_write(m, i->reg, i->size, out);
 		break;
 	case EMU_UNARY:
@@ -459,7 +459,7 @@ static bool writes_memory(const struct emu_inst *i)
 	case EMU_ALU_TO_REG:
 		return false;
 	case EMU_ALU_TO_MEM:
-		return i->alu != EMU_CMP && i->alu != EMU_TEST;
+		return !emulate_alu_reads(i->alu);
 	default:
 		return true;
 	}

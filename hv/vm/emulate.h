@@ -30,7 +30,7 @@ struct emu_inst {
 enum emu_op { EMU_LOAD = 1, EMU_STORE, EMU_ALU_TO_MEM, EMU_ALU_TO_REG, EMU_UNARY, EMU_XCHG, EMU_XADD, EMU_CMPXCHG, EMU_STOS,
 	      EMU_LODS, EMU_MOVS, EMU_PUSH, EMU_POP };
 enum emu_alu_op { EMU_ADD, EMU_OR, EMU_ADC, EMU_SBB, EMU_AND, EMU_SUB, EMU_XOR, EMU_CMP, EMU_TEST, EMU_INC, EMU_DEC, EMU_NEG,
-		  EMU_NOT };
+		  EMU_NOT, EMU_BT, EMU_BTS, EMU_BTR, EMU_BTC };
 
 /* Decoded instructions of one vCPU, found by RIP. An entry counts only if the bytes at RIP, read anew from guest memory,
  * and the mode are those that were decoded: nothing has to be invalidated, ever. Zeroed = empty. Not part of the guest's
@@ -61,6 +61,8 @@ void emulate_describe(struct vcpu *v, char *buf, size_t size);
 bool emulate_decode(const u8 *bytes, unsigned n, unsigned mode, struct emu_inst *out);
 
 /* --- emulate_alu.c --- */
+/* Whether the operation only sets flags. */
+static inline bool emulate_alu_reads(u8 op) { return op == EMU_CMP || op == EMU_TEST || op == EMU_BT; }
 /* dst op src (only dst for INC, DEC, NEG, NOT) in size bytes; *rflags gets the arithmetic flags. Returns the result
  * (of CMP: dst - src; of TEST: dst & src). Bits above size are ignored and zero in the result. */
 u64 emulate_alu(enum emu_alu_op op, unsigned size, u64 dst, u64 src, u64 *rflags);

@@ -29,7 +29,7 @@
 u64 emulate_alu(enum emu_alu_op op, unsigned size, u64 dst, u64 src, u64 *rflags)
 {
 	u32 ax = 0;
-	u64 out = 0;
+	u64 out = 0, bit = BIT(src & (8 * size - 1));
 
 	switch (op) {
 	case EMU_ADD: BY_SIZE(RUN2, "add"); break;
@@ -44,6 +44,9 @@ u64 emulate_alu(enum emu_alu_op op, unsigned size, u64 dst, u64 src, u64 *rflags
 	case EMU_INC: BY_SIZE(RUN1, "inc"); break;
 	case EMU_DEC: BY_SIZE(RUN1, "dec"); break;
 	case EMU_NEG: BY_SIZE(RUN1, "neg"); break;
+	case EMU_BT: case EMU_BTS: case EMU_BTR: case EMU_BTC: /* only CF; the others are undefined or unchanged */
+		*rflags = (*rflags & ~1ull) | !!(dst & bit);
+		return op == EMU_BTS ? dst | bit : op == EMU_BTR ? dst & ~bit : op == EMU_BTC ? dst ^ bit : dst;
 	case EMU_NOT: /* no flags */
 		return ~dst & (size == 8 ? ~0ull : BIT(8 * size) - 1);
 	}

@@ -94,6 +94,10 @@ static bool mnemonic_alu(ZydisMnemonic m, u8 *alu)
 	case ZYDIS_MNEMONIC_DEC: *alu = EMU_DEC; return true;
 	case ZYDIS_MNEMONIC_NEG: *alu = EMU_NEG; return true;
 	case ZYDIS_MNEMONIC_NOT: *alu = EMU_NOT; return true;
+	case ZYDIS_MNEMONIC_BT: *alu = EMU_BT; return true;
+	case ZYDIS_MNEMONIC_BTS: *alu = EMU_BTS; return true;
+	case ZYDIS_MNEMONIC_BTR: *alu = EMU_BTR; return true;
+	case ZYDIS_MNEMONIC_BTC: *alu = EMU_BTC; return true;
 	default: return false;
 	}
 }
@@ -158,6 +162,10 @@ static bool convert(struct emu_inst *i, const ZydisDecodedInstruction *in, const
 	case ZYDIS_MNEMONIC_CMPXCHG:
 		i->op = EMU_CMPXCHG;
 		return true;
+	case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTS: case ZYDIS_MNEMONIC_BTR: case ZYDIS_MNEMONIC_BTC:
+		if (i->reg != EMU_NONE)
+			return false; /* a bit number in a register may point outside of the operand */
+		/* fall through */
 	default:
 		i->op = mem == &ops[0] ? EMU_ALU_TO_MEM : EMU_ALU_TO_REG;
 		return mnemonic_alu(in->mnemonic, &i->alu);

@@ -154,16 +154,13 @@ static enum vmexit_ret x_cr(struct vcpu *v, const struct vmexit *x)
 	return VMEXIT_KILL;
 }
 
-/* The emulator works on the copies of RSP and RFLAGS. */
 static enum vmexit_ret emulated(struct vcpu *v, enum emu_result r, u32 len)
 {
 	char what[120];
 
 	switch (r) {
 	case EMU_OK:
-		vcpu_set_rsp(v, v->s.gpr[VCPU_RSP]);
-		vcpu_set_rflags(v, v->s.rflags);
-		if (len)
+		if (len) /* 0: a repeated string instruction goes on */
 			vcpu_advance(v, len);
 		return VMEXIT_RESUME;
 	case EMU_FAULT:

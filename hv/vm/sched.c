@@ -59,6 +59,7 @@ void sched_run(const struct config *c)
 		bool busy, ran = false;
 
 		fpu_release();
+		log_poll();
 		busy = net_poll();
 		busy |= mig_poll();
 		/* Guests get as much as the services just took: a move cannot starve them. */
