@@ -359,22 +359,39 @@ static struct stream *pending[FAKE_HOSTS][8];
 static struct end *end_of(struct stream *s) { return container_of(s, struct end, s); }
 
 /* Notes where frames begin on the first link. */
-static void record(struct link *l, int dir, u8 byte)
+static void record(struct link *l, int dir, const u8 *p, size_t len)
 {
 	struct queue *q = &l->q[dir];
-	u32 len;
+	u64 at = q->carried;
+	u32 body;
 
-	if (q->frame_left) {
-		q->frame_left--;
-		return;
+	while (len && l->number == 0) {
+		size_t n = MIN(len, (size_t)q->frame_left);
+
+		if (!n) {
+			if (q->header_got == 0 && world->n_record[dir] < 4096)
+				world->record[dir][world->n_record[dir]++] = at;
+			q->header[q->header_got++] = *p;
+			n = 1;
+			if (q->header_got == 8) {
+				memcpy(&body, q->header + 4, 4);
+				q->frame_left = body;
+				q->header_got = 0;
+			}
+		} else {
+			q->frame_left -= n;
+		}
+		p += n, at += n, len -= n;
 	}
-	if (q->header_got == 0 && l->number == 0 && world->n_record[dir] < 4096)
-		world->record[dir][world->n_record[dir]++] = q->carried;
-	q->header[q->header_got++] = byte;
-	if (q->header_got == 8) {
-		memcpy(&len, q->header + 4, 4);
-		q->frame_left = len;
-		q->header_got = 0;
+}
+
+static void enqueue(struct queue *q, const u8 *p, size_t len)
+{
+	while (len) {
+		size_t at = (q->head + q->len) % QUEUE_BYTES, n = MIN(len, QUEUE_BYTES - at);
+
+		memcpy(q->buf + at, p, n);
+		q->len += n, p += n, len -= n;
 	}
 }
 
@@ -402,29 +419,32 @@ static int end_write(struct stream *s, const void *buf, size_t len)
 	struct end *e = end_of(s);
 	struct link *l = e->link;
 	struct queue *q = &l->q[e->side];
-	const u8 *p = buf;
-	size_t n = 0;
+	size_t n = MIN(len, QUEUE_BYTES - q->len);
+	u64 left = ~0ull;
+	u8 byte;
 
 	if (e->dead || l->cut || l->end[!e->side].closed)
 		return fail(e);
-	for (; n < len && q->len < QUEUE_BYTES; n++) {
-		bool here = l->plan.fault && l->plan.dir == (unsigned)e->side && q->carried >= l->plan.at;
-		u8 b = p[n];
-
-		if (here && l->plan.fault == FAULT_FLIP && q->carried == l->plan.at)
-			b ^= l->plan.flip;
-		record(l, e->side, p[n]);
-		q->carried++;
-		if (l->number == 0)
-			world->carried[e->side] = q->carried;
-		if (here && (l->plan.fault == FAULT_CUT || l->plan.fault == FAULT_CUT_ONE_SIDE)) {
-			link_cut(l, l->plan.fault == FAULT_CUT_ONE_SIDE);
-			break;
-		}
-		if (here && l->plan.fault == FAULT_BLACK_HOLE)
-			continue;
-		q->buf[(q->head + q->len++) % QUEUE_BYTES] = b;
+	/* Up to the byte that the plan is about, then that one alone. */
+	if (l->plan.fault && l->plan.dir == (unsigned)e->side)
+		left = l->plan.at > q->carried ? l->plan.at - q->carried : l->plan.fault == FAULT_FLIP && l->plan.at < q->carried ?
+			~0ull : 0;
+	if (left && n > left)
+		n = left;
+	record(l, e->side, buf, left || l->plan.fault != FAULT_FLIP ? n : MIN(n, (size_t)1));
+	if (left) {
+		enqueue(q, buf, n);
+	} else if (l->plan.fault == FAULT_FLIP && n) {
+		n = 1;
+		byte = *(const u8 *)buf ^ l->plan.flip;
+		enqueue(q, &byte, 1);
+	} else if (l->plan.fault != FAULT_BLACK_HOLE) {
+		link_cut(l, l->plan.fault == FAULT_CUT_ONE_SIDE);
+		n = 0;
 	}
+	q->carried += n;
+	if (l->number == 0)
+		world->carried[e->side] = q->carried;
 	s->wire_out += n;
 	return (int)n;
 }
@@ -437,8 +457,12 @@ static int end_read(struct stream *s, void *buf, size_t len)
 
 	if (e->dead)
 		return fail(e);
-	for (; n < len && q->len; n++, q->len--, q->head = (q->head + 1) % QUEUE_BYTES)
-		((u8 *)buf)[n] = q->buf[q->head];
+	while (n < len && q->len) {
+		size_t k = MIN(MIN(len - n, q->len), QUEUE_BYTES - q->head);
+
+		memcpy((u8 *)buf + n, q->buf + q->head, k);
+		n += k, q->len -= k, q->head = (q->head + k) % QUEUE_BYTES;
+	}
 	if (!n && (e->link->cut || e->link->end[!e->side].closed))
 		return fail(e);
 	s->wire_in += n;

@@ -111,6 +111,9 @@ static void test_plain(void **state)
 		assert_int_equal(a.normal_pages + a.zero_pages, FAKE_GUEST_BYTES / PAGE_SIZE + a.resent_pages);
 		assert_true(a.rounds[0].pages > 200 && a.rounds[0].zero > 600);
 		assert_true(a.round >= 2 && a.round <= 7);
+		assert_int_equal(a.n_rounds, a.round);
+		assert_int_equal(b.n_rounds, a.round);
+		assert_memory_equal(&a.rounds[a.round - 1].pages, &b.rounds[a.round - 1].pages, 16);
 		assert_true(a.downtime_us > 0 && a.downtime_us >= b.downtime_us);
 		assert_int_equal(a.verify_full, seed & 1);
 		assert_int_equal(world->resumes, 1);

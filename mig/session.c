@@ -96,6 +96,12 @@ struct mig_info *session_info(struct mig_session *s, const char *guest)
 	return s->info;
 }
 
+void session_next_round(struct mig_session *s)
+{
+	if (s->info->n_rounds < MIG_MAX_ROUNDS)
+		s->info->n_rounds++;
+}
+
 static void session_figures(struct mig_session *s)
 {
 	struct mig_info *i = s->info;
@@ -217,6 +223,7 @@ int session_peer_text(struct mig_session *s, struct wire_reader *r, const char *
 {
 	char text[WIRE_MAX_TEXT];
 
+	s->peer_ended = true;
 	wire_text(r, text, sizeof(text));
 	return error_set(e, E_STATE, "host %s %s: %.240s", s->peer, what, text[0] ? text : "it gave no reason");
 }
@@ -275,7 +282,9 @@ bool mig_poll(void)
 		if (!s)
 			continue;
 		t0 = host_tsc();
-		if (s->step == MIG_LINGER)
+		if (s->step == MIG_ENDED)
+			did = true; /* by the turn of another */
+		else if (s->step == MIG_LINGER)
 			did = linger_poll(s);
 		else
 			did = s->source ? source_poll(s) : target_poll(s);

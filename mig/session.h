@@ -52,6 +52,7 @@ struct mig_session {
 	struct ram ram;
 	bool ram_ready;
 	bool cancel;
+	bool peer_ended;                 /* its last word has come: nothing to say, nothing to wait for */
 	/* source */
 	u64 move_boot;                   /* the target's boot id when the move began */
 	bool tracking, frozen, was_paused, gave_up, waited;
@@ -89,6 +90,13 @@ extern struct mig_host *mig_host;
 struct mig_session *session_new(bool source, struct stream *stream);
 /* Takes the history slot for that guest. NULL if all are busy. */
 struct mig_info *session_info(struct mig_session *s, const char *guest);
+/* The round that goes on now. */
+static inline struct mig_round *session_round(struct mig_session *s)
+{
+	return &s->info->rounds[s->info->n_rounds - 1];
+}
+/* One more; the last slot collects all rounds that the table has no room for. */
+void session_next_round(struct mig_session *s);
 void session_set(struct mig_session *s, enum mig_step step, const char *status, const char *phase);
 /* Frees everything that belongs to the move (not the guest) and lets the last frame out. */
 void session_end(struct mig_session *s);

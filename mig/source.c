@@ -50,7 +50,8 @@ static void untrack(struct mig_session *s)
 /* The guest stays here. */
 static void source_fail(struct mig_session *s, const struct error *e)
 {
-	bool tell = s->stream && !s->stream->error.code && !stream_connecting(s->stream) && s->step > SRC_HELLO;
+	bool tell = s->stream && !s->stream->error.code && !stream_connecting(s->stream) && s->step > SRC_HELLO &&
+		    !s->peer_ended;
 
 	untrack(s);
 	thaw(s);
@@ -60,6 +61,8 @@ static void source_fail(struct mig_session *s, const struct error *e)
 		tell = false;
 	session_set(s, s->step, s->cancel ? "cancelled" : "failed", s->info->phase);
 	session_end(s);
+	if (!tell)
+		s->step = MIG_ENDED;
 }
 
 /* The guest is on the target. */
@@ -212,7 +215,7 @@ static void add_zero(struct mig_session *s, u64 gfn)
 
 	count_page(s, gfn, ram_hash_of_zero());
 	s->info->zero_pages++;
-	s->info->rounds[s->info->n_rounds].zero++;
+	session_round(s)->zero++;
 	if (n && s->zero_runs[n - 1].gfn + s->zero_runs[n - 1].count == gfn) {
 		s->zero_runs[n - 1].count++;
 		return;
@@ -247,8 +250,8 @@ static int send_pages(struct mig_session *s, const u64 *gfns, u32 n)
 			count_page(s, gfns[i], ram_hash(sent));
 	}
 	s->info->normal_pages += n;
-	s->info->rounds[s->info->n_rounds].pages += n;
-	s->info->rounds[s->info->n_rounds].bytes += w->len;
+	session_round(s)->pages += n;
+	session_round(s)->bytes += w->len;
 	return wire_end(&s->out);
 }
 
@@ -292,15 +295,13 @@ static int fill(struct mig_session *s)
 static void round_begin(struct mig_session *s)
 {
 	s->info->round++;
-	/* The last slot collects all rounds that the table has no room for. */
-	if (s->info->round > 1 && s->info->n_rounds < MIG_MAX_ROUNDS - 1)
-		s->info->n_rounds++;
+	session_next_round(s);
 	s->round_us = now_us();
 }
 
 static void round_finish(struct mig_session *s)
 {
-	struct mig_round *r = &s->info->rounds[s->info->n_rounds];
+	struct mig_round *r = session_round(s);
 	u64 us = now_us() - s->round_us;
 
 	r->us += us;
@@ -690,6 +691,7 @@ static bool wait_turn(struct mig_session *s)
 
 	if (now_us() < s->retry_us)
 		return false;
+	s->peer_ended = false;
 	s->in.got = 0;
 	s->out.len = s->out.sent = 0;
 	s->stream = net_connect(s->params.ip, s->params.port, s->params.host, WIRE_ALPN, &e);

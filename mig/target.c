@@ -45,6 +45,7 @@ void target_abort(struct mig_session *s, const char *text)
 	struct vm *vm = s->vm;
 	enum wire_type type = s->step == TGT_RECEIVE || s->step == TGT_PREPARED ? WIRE_ABORT :
 			      s->step == TGT_CONFIG ? WIRE_REFUSED : WIRE_ERROR;
+	bool tell;
 
 	/* First on record, then said: the source may run the guest as soon as it reads this. */
 	if (s->step == TGT_PREPARED)
@@ -54,9 +55,11 @@ void target_abort(struct mig_session *s, const char *text)
 		error_set(&s->info->error, E_STATE, "%s", text);
 		session_set(s, s->step, s->cancel ? "cancelled" : "failed", s->info->phase);
 	}
-	if (s->stream && !s->stream->error.code && !session_send_text(s, type, text) && wire_flush(&s->out, s->stream) < 0)
-		log_debug("mig", "the source is gone");
+	tell = !s->peer_ended && s->stream && !s->stream->error.code && !session_send_text(s, type, text) &&
+	       wire_flush(&s->out, s->stream) >= 0;
 	session_end(s);
+	if (!tell)
+		s->step = MIG_ENDED;
 	if (vm)
 		vm_destroy(vm);
 	restore_stale(s);
@@ -198,6 +201,7 @@ static int on_config(struct mig_session *s, struct wire_reader *r, struct error 
 	log_info("mig", "guest %s: coming from host %s (%llu MiB, TSC %llu kHz, epoch %llu)", s->key.guest, s->peer,
 		 (unsigned long long)f.config.memory_bytes >> 20, (unsigned long long)f.tsc_hz / 1000,
 		 (unsigned long long)s->key.epoch);
+	session_next_round(s);
 	session_set(s, TGT_RECEIVE, "active", "precopy");
 	w = wire_begin(&s->out, WIRE_READY);
 	wire_put_u64(w, s->key.id);
@@ -227,7 +231,7 @@ static int on_pages(struct mig_session *s, struct wire_reader *r, struct error *
 {
 	u32 runs = wire_u32(r), pages = wire_u32(r), done = 0;
 	struct wire_reader list, data;
-	struct mig_round *round = &s->info->rounds[s->info->n_rounds];
+	struct mig_round *round = session_round(s);
 
 	if (r->bad || pages == 0 || pages > WIRE_MAX_PAGES || runs == 0 || runs > pages ||
 	    (size_t)(r->end - r->p) != runs * 16ul + pages * PAGE_SIZE)
@@ -269,7 +273,7 @@ static int put_zero(struct mig_session *s, u64 gfn, struct error *e)
 	if (ram_note(&s->ram, gfn, ram_hash_of_zero()))
 		s->info->resent_pages++;
 	s->info->zero_pages++;
-	s->info->rounds[s->info->n_rounds].zero++;
+	session_round(s)->zero++;
 	return 0;
 }
 
@@ -323,7 +327,7 @@ static int on_round_end(struct mig_session *s, struct wire_reader *r, struct err
 	wire_u16(r);
 	if (!wire_done(r) || last > 1 || full > 1 || s->last_round)
 		return malformed(s, WIRE_ROUND_END, e);
-	s->info->rounds[s->info->n_rounds].us += now_us() - s->step_us;
+	session_round(s)->us += now_us() - s->step_us;
 	s->info->round = round;
 	s->verify_full = s->info->verify_full = full;
 	if (last) {
@@ -333,8 +337,7 @@ static int on_round_end(struct mig_session *s, struct wire_reader *r, struct err
 		session_set(s, TGT_RECEIVE, "device", "freeze");
 		return 0;
 	}
-	if (s->info->n_rounds < MIG_MAX_ROUNDS - 1)
-		s->info->n_rounds++;
+	session_next_round(s);
 	session_set(s, TGT_RECEIVE, "active", "precopy");
 	/* The echo tells the source that everything up to here is in the guest's memory. */
 	w = wire_begin(&s->out, WIRE_ROUND_END);
