@@ -104,6 +104,12 @@ static const char *phase_title(int phase)
 	return phase == PHASE_PRECOPY ? "pre-copy" : phase_names[phase];
 }
 
+/* How many rounds are finished; the last of all is the one of the freeze. */
+static unsigned int rounds_before(const struct migration *m)
+{
+	return m->round < 1 ? 0 : m->round > ROUNDS_MAX ? ROUNDS_MAX : (unsigned int)m->round - 1;
+}
+
 static void rounds_show(struct progress *p, const struct migration *m, unsigned int upto)
 {
 	char bytes[24], time[24], rate[24], text[256];
@@ -149,7 +155,7 @@ static void precopy_text(const struct progress *p, const struct migration *m, ch
 	if (done > 0 && s > 0)
 		n += snprintf(tail + n, sizeof(tail) - (size_t)n, ", %s",
 			      format_us(time, sizeof(time), m->remaining / (done / s) * 1e6));
-	if (m->expected_ms >= 0 && n < (int)sizeof(tail))
+	if (m->expected_ms > 0 && n < (int)sizeof(tail)) /* 0: no round has been measured yet */
 		n += snprintf(tail + n, sizeof(tail) - (size_t)n, "; freeze ~%.0f ms", m->expected_ms);
 	bar = columns - 20 - n;
 	bar = bar < BAR_MIN ? BAR_MIN : bar > BAR_MAX ? BAR_MAX : bar;
@@ -170,7 +176,7 @@ static void now_text(const struct progress *p, const struct migration *m, char *
 			 " never runs twice", title, m->peer);
 	else if (p->phase == PHASE_PRECOPY)
 		precopy_text(p, m, text, size);
-	else if (p->phase == PHASE_FREEZE && m->expected_ms >= 0)
+	else if (p->phase == PHASE_FREEZE && m->expected_ms > 0)
 		snprintf(text, size, "  %-9s ... (predicted %.0f ms), %s to send", title, m->expected_ms,
 			 format_bytes(a, sizeof(a), m->remaining));
 	else
@@ -194,7 +200,7 @@ static void phase_enter(struct progress *p, const struct migration *m, int phase
 
 	for (; p->phase < phase; p->phase++) {
 		if (p->phase == PHASE_PRECOPY)
-			rounds_show(p, m, ROUNDS_MAX);
+			rounds_show(p, m, rounds_before(m)); /* the round now is the freeze */
 		else if (p->phase >= 0) {
 			/* Phases that came and went between two questions have no time of their own. */
 			/* How long the guest stood still is only told, exactly, at the end. */
@@ -225,8 +231,7 @@ void progress_update(struct progress *p, const struct migration *m)
 	if (migration_ended(m))
 		return;
 	if (p->phase == PHASE_PRECOPY) {
-		if (m->round > 1)
-			rounds_show(p, m, m->round < ROUNDS_MAX ? (unsigned int)m->round - 1 : ROUNDS_MAX);
+		rounds_show(p, m, rounds_before(m));
 		if (m->round != p->round || m->remaining > p->at_start) {
 			p->round = m->round;
 			p->at_start = m->remaining;
@@ -242,19 +247,20 @@ void progress_update(struct progress *p, const struct migration *m)
 
 void progress_summary(const struct migration *m)
 {
-	char a[24], b[24], c[24];
+	char a[24], b[24], c[24], name[24];
 	unsigned int i;
 
-	printf("  total %s, freeze %s, %s sent in %u round%s\n",
-	       format_us(a, sizeof(a), m->total_us),
+	printf("  total %s, freeze %s, %s sent\n", format_us(a, sizeof(a), m->total_us),
 	       m->downtime_us < 0 ? "not told" : format_us(b, sizeof(b), m->downtime_us),
-	       format_bytes(c, sizeof(c), m->transferred), m->rounds, m->rounds == 1 ? "" : "s");
+	       format_bytes(c, sizeof(c), m->transferred));
 	if (m->rounds)
-		printf("  round    pages     zero       bytes       time          rate\n");
-	for (i = 0; i < m->rounds; i++)
-		printf("  %5u %8.0f %8.0f %11s %10s %11s/s\n", i + 1, m->r[i].pages, m->r[i].zero,
+		printf("   round    pages     zero       bytes       time          rate\n");
+	for (i = 0; i < m->rounds; i++) {
+		snprintf(name, sizeof(name), i + 1 == m->round ? "freeze" : "%u", i + 1);
+		printf("  %6s %8.0f %8.0f %11s %10s %11s/s\n", name, m->r[i].pages, m->r[i].zero,
 		       format_bytes(a, sizeof(a), m->r[i].bytes), format_us(b, sizeof(b), m->r[i].us),
 		       format_bytes(c, sizeof(c), m->r[i].us > 0 ? m->r[i].bytes * 1e6 / m->r[i].us : 0));
+	}
 	printf("  pages: %.0f sent, %.0f zero, %.0f of them sent again\n", m->normal, m->zero, m->resent);
 	printf("  memory hash (%s): %s%s%s\n", m->verify[0] ? m->verify : "fold",
 	       m->hash_verified ? "the same on both hosts" : "NOT VERIFIED", m->hash[0] ? ", " : "",

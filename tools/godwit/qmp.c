@@ -161,8 +161,8 @@ static int qmp_refused(struct qmp *q, const cJSON *error, struct fail *f)
 	snprintf(q->error_class, sizeof(q->error_class), "%s",
 		 json_text(error, "class", "GenericError"));
 	if (!strcmp(q->error_class, "AccessDenied"))
-		return fail_set(f, GW_FAILED, "host '%s' does not allow this: %s. Act as someone with a"
-				" higher role (--identity NAME)", q->host->name, desc);
+		return fail_set(f, GW_FAILED, "host '%s' does not allow this: %s. --identity NAME acts"
+				" as somebody else", q->host->name, desc);
 	return fail_set(f, GW_FAILED, "host '%s': %s", q->host->name, desc);
 }
 

@@ -180,7 +180,7 @@ static void print_notes(const struct fleet *fleet)
 			continue;
 		}
 		if (vmx_missing(a->info)) {
-			printf("%shost '%s' cannot run guests: VT-x lacks", notes++ ? "" : "\n[Attention]\n",
+			printf("%shost '%s' cannot run guests; missing:", notes++ ? "" : "\n[Attention]\n",
 			       host);
 			cJSON_ArrayForEach(v, cJSON_GetObjectItemCaseSensitive(vmx, "missing"))
 				printf(" %s%s", cJSON_IsString(v) ? v->valuestring : "?", v->next ? "," : "");

@@ -36,7 +36,7 @@ def test_attention(env):
     b.info["vmx"] = {"usable": False, "missing": ["VMX off in firmware", "EPT"],
                      "remedy": "enable VT-x in the firmware set-up"}
     p = env.run("status", code=0)
-    has(p.out, "MISSING", "host 'b' cannot run guests: VT-x lacks VMX off in firmware, EPT. Remedy:"
+    has(p.out, "MISSING", "host 'b' cannot run guests; missing: VMX off in firmware, EPT. Remedy:"
         " enable VT-x in the firmware set-up", "configuration: line 12: memory=12Q",
         "guest 'dead' on 'a' is internal-error: EPT violation at 0x1000")
 
