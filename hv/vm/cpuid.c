@@ -112,11 +112,10 @@ void cpuid_build(struct vm *vm)
 
 static u8 *index_slot(struct vm *vm, u32 leaf)
 {
-	u32 group = leaf >> 28 == 0 ? 0 : leaf >> 28 == 4 ? 1 : leaf >> 28 == 8 ? 2 : 3;
-
-	if (group == 3 || (leaf & 0x0fffffff) >= 32)
+	/* Basic 0x0..., hypervisor 0x4..., extended 0x8...: bits 31:30 tell, the rest is a small number. */
+	if ((leaf & 0x3fffffff) >= 32 || leaf >> 30 == 3)
 		return NULL;
-	return &vm->cpuid_index[group][leaf & 31];
+	return &vm->cpuid_index[leaf >> 30][leaf & 31];
 }
 
 int cpuid_index(struct vm *vm, struct error *e)
@@ -146,9 +145,8 @@ static int find(const struct vm *vm, u32 leaf, u32 subleaf)
 		return -1;
 	u32 i = *slot - 1u;
 
-	/* Entries of a leaf are adjacent; a leaf with one entry ignores ECX. */
-	if (i + 1 >= t->n || t->leaf[i + 1] != leaf)
-		return t->subleaf[i] == subleaf || (leaf != 4 && leaf != 0xb && leaf != 0xd && leaf != 7) ? (int)i : -1;
+	if (leaf != 4 && leaf != 7 && leaf != 0xb && leaf != 0xd)
+		return (int)i; /* ECX does not matter */
 	for (; i < t->n && t->leaf[i] == leaf; i++)
 		if (t->subleaf[i] == subleaf)
 			return (int)i;
@@ -190,6 +188,17 @@ static u32 xsave_size(const struct vm *vm, u64 xcr0)
 	return size;
 }
 
+/* SDM "Compacted Format of the XSAVE Area": components one after the other, some aligned to 64 bytes. */
+static u32 xsavec_size(const struct vm *vm, u64 xcr0)
+{
+	u32 size = 576;
+
+	for (u32 i = 2; i < 32; i++)
+		if (xcr0 & BIT(i))
+			size = (cpuid_guest(vm, 0xd, i, 2) & 2 ? ALIGN_UP(size, 64u) : size) + cpuid_guest(vm, 0xd, i, 0);
+	return size;
+}
+
 void cpuid_exit(struct vcpu *v)
 {
 	const struct cpuid_table *t = &v->vm->cpuid;
@@ -213,7 +222,7 @@ void cpuid_exit(struct vcpu *v)
 		if (sub == 0 && i >= 0)
 			r.ebx = xsave_size(v->vm, v->s.xcr0);
 		else if (sub == 1 && i >= 0)
-			r.ebx = xsave_size(v->vm, v->s.xcr0);
+			r.ebx = xsavec_size(v->vm, v->s.xcr0);
 		break;
 	}
 	v->s.gpr[VCPU_RAX] = r.eax;

@@ -9,6 +9,7 @@
 #include "hv/vm/cpuid.h"
 #include "hv/vm/exit.h"
 #include "hv/vm/msr.h"
+#include "hv/vm/vm_clock.h"
 #include "hv/vmx/event.h"
 #include "hv/vmx/vmcs.h"
 #include "hv/vmx/vmx.h"
@@ -464,7 +465,7 @@ bool vcpu_run(struct vcpu *v, u64 deadline_tsc)
 
 	make_current(v);
 	while (vm->state == RS_RUNNING && !vm->attention) {
-		u64 now = host_tsc(), guest_now = vm_tsc(vm), left;
+		u64 now = host_tsc(), guest_now = vm_tsc_at(vm, now), left;
 
 		if (guest_now >= vm->next_deadline)
 			board_run_timers(vm, guest_now);

@@ -11,9 +11,14 @@ static u64 scale(u64 tsc, u64 mult)
 	return mult == MULT_ONE ? tsc : (u64)((unsigned __int128)tsc * mult >> 48);
 }
 
+u64 vm_tsc_at(const struct vm *vm, u64 host)
+{
+	return scale(host, vm->tsc_mult) + vm->tsc_offset;
+}
+
 u64 vm_tsc(const struct vm *vm)
 {
-	return vm->clock_running ? scale(host_tsc(), vm->tsc_mult) + vm->tsc_offset : vm->paused_tsc;
+	return vm->clock_running ? vm_tsc_at(vm, host_tsc()) : vm->paused_tsc;
 }
 
 u64 vm_tsc_hz(const struct vm *vm) { return vm->tsc_hz; }

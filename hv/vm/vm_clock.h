@@ -4,6 +4,8 @@
 #pragma once
 #include "hv/vm/vm.h"
 
+/* Guest TSC of a running guest at a given host TSC: vm_tsc() without reading the TSC again. */
+u64 vm_tsc_at(const struct vm *vm, u64 host);
 /* Stopped at 0, host rate. */
 void vm_clock_init(struct vm *vm);
 void vm_clock_start(struct vm *vm);
