@@ -452,6 +452,7 @@ static int conn_fail_alert(struct conn *c, u8 alert)
 	static const struct { u8 code; const char *text; } alerts[] = {
 		{ 10, "unexpected_message: the two versions do not understand each other" },
 		{ 40, "handshake_failure: no common TLS parameters; are both ends the same version of Godwit?" },
+		{ 41, "no_certificate: it got no certificate from here" },
 		{ 42, "bad_certificate: it does not take this host's certificate; is the name in it right?" },
 		{ 43, "unsupported_certificate: this host's certificate is of the wrong kind; make it with 'godwit ca enroll'" },
 		{ 44, "certificate_revoked: this host's certificate was withdrawn" },
@@ -495,6 +496,8 @@ static int conn_fail_tls(struct conn *c, int r)
 		return conn_fail(c, E_PROTO, "it does not speak TLS 1.3. Use a newer client");
 	case MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY:
 	case MBEDTLS_ERR_SSL_CONN_EOF:
+		if (handshake && c->inbound)
+			return conn_fail(c, E_IO, "closed the connection before the TLS handshake was done");
 		if (handshake)
 			return conn_fail(c, E_IO, "closed the connection during the TLS handshake. Is it a Godwit, and are both ends "
 				"enrolled with the same CA?");
