@@ -372,6 +372,27 @@ static void test_resumed_in_freeze(void **state)
 	}
 }
 
+/* A reset that the guest has asked for happens before the freeze; what it writes until then moves too. */
+static void test_freeze_waits_for_reset(void **state)
+{
+	struct vm *vm;
+
+	(void)state;
+	fake_setup(14);
+	begin(14, true);
+	assert_true(run_to(SRC_PRECOPY));
+	vm = fake_guest(FAKE_A);
+	vm->want_reset = true;
+	for (int i = 0; i < 300; i++) {
+		fake_step(100);
+		assert_int_equal(vm->state, RS_RUNNING);
+	}
+	vm->want_reset = false;
+	assert_true(settle(3000));
+	assert_int_equal(outcome(), MOVED);
+	finish();
+}
+
 static void test_target_out_of_memory(void **state)
 {
 	bool moved = false;
@@ -735,6 +756,7 @@ int main(void)
 		cmocka_unit_test(test_cancel_on_target),
 		cmocka_unit_test(test_guest_dies),
 		cmocka_unit_test(test_resumed_in_freeze),
+		cmocka_unit_test(test_freeze_waits_for_reset),
 		cmocka_unit_test(test_target_out_of_memory),
 		cmocka_unit_test(test_dirty_log_fault),
 		cmocka_unit_test(test_cut_at_frames),

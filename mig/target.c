@@ -314,6 +314,12 @@ static int on_console(struct mig_session *s, struct wire_reader *r, struct error
 		memcpy(vm->console + at, r->p + done, n);
 		done += n;
 	}
+	/* The line that is not finished yet belongs to the log of the host where it ends: here. */
+	vm->console_line = MAX(vm->console_line, from);
+	while (done && r->p[done - 1] != '\n')
+		done--;
+	if (done)
+		vm->console_line = from + done;
 	vm->console_total = from + len;
 	return 0;
 }
