@@ -315,7 +315,8 @@ static int on_console(struct mig_session *s, struct wire_reader *r, struct error
 		done += n;
 	}
 	/* The line that is not finished yet belongs to the log of the host where it ends: here. */
-	vm->console_line = MAX(vm->console_line, from);
+	if (from != vm->console_total)
+		vm->console_line = from;
 	while (done && r->p[done - 1] != '\n')
 		done--;
 	if (done)

@@ -118,6 +118,15 @@ bool arg_is(const char *key, const char *value)
 	return *p == '=' && !strncmp(p + 1, value, n) && (!p[n + 1] || p[n + 1] == ' ');
 }
 
+/* Argument "wait": main() begins when something is typed, so that a test chooses the moment. */
+static void wait_for_input(void)
+{
+	printf("WAITING\n");
+	while (!(inb(COM1 + 5) & 1))
+		pause();
+	inb(COM1);
+}
+
 void guest_start(void);
 void guest_start(void)
 {
@@ -126,6 +135,8 @@ void guest_start(void)
 	pic_init(); /* firmware may have left lines open, at vectors of exceptions */
 	if (entry_state.magic == MULTIBOOT_MAGIC)
 		copy_boot_info((const void *)(u64)entry_state.info);
+	if (arg_is("wait", NULL))
+		wait_for_input();
 	main();
 	guest_end();
 }
