@@ -533,7 +533,8 @@ static s64 lapic_x2_writable(u32 reg)
 	case REG_TPR: case REG_SELF_IPI: return 0xff;
 	case REG_EOI: case REG_ESR: return 0;
 	case REG_SVR: return SVR_WRITABLE;
-	case REG_LVT ... REG_LVT + LVT_COUNT - 1: return lvt_writable[reg - REG_LVT] | LVT_STATUS;
+	case REG_LVT ... REG_LVT + LVT_COUNT - 1: return lvt_writable[reg - REG_LVT] | LVT_STATUS |
+		(reg == REG_LVT + LVT_LINT0 || reg == REG_LVT + LVT_LINT1 ? BIT(14) : 0); /* remote IRR: read-only, not reserved */
 	case REG_TIMER_INITIAL: return 0xffffffff;
 	case REG_TIMER_DIVIDE: return TDCR_WRITABLE;
 	default: return -1;

@@ -239,7 +239,16 @@ static enum vmexit_ret x_ept_violation(struct vcpu *v, const struct vmexit *x)
 		return VMEXIT_KILL;
 	}
 	u32 len;
-	enum emu_result r = emulate_mmio(v, at, &len);
+	enum emu_result r;
+
+	/* SDM "Exit Qualification for EPT Violations": bit 2, a fetch; bit 8 clear, a walk of the guest's own page tables. */
+	if (x->qual & BIT(2) || !(x->qual & BIT(8))) {
+		vm_kill(v->vm, "%s at guest-physical %#llx, which is no RAM (rip %#llx)",
+			x->qual & BIT(2) ? "instructions are fetched" : "page tables are", (unsigned long long)at.v,
+			(unsigned long long)v->s.rip);
+		return VMEXIT_KILL;
+	}
+	r = emulate_mmio(v, at, &len);
 
 	return emulated(v, r, len);
 }

@@ -75,6 +75,8 @@ int vm_clock_load(struct vm *vm, const struct vm_clock_state *s, struct error *e
 
 	if (rc)
 		return rc;
+	if (s->guest_tsc >> 62)
+		return error_set(e, E_INVAL, "guest TSC %#llx would overflow", (unsigned long long)s->guest_tsc);
 	vm->tsc_hz = s->tsc_hz;
 	vm->tsc_mult = diff <= ours / 10000 ? MULT_ONE : (u64)(((unsigned __int128)s->tsc_hz << 48) / ours);
 	vm->boot_wall_seconds = s->boot_wall_seconds;

@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: MIT */
+/* A guest's memory, dirty log, clock, CPUID and life, over the fake hardware. */
+#include "hv/vm/vm.h"
+#include "hv/arch/x86.h"
+#include "hv/fake/fake.h"
+#include "hv/mm/frame.h"
+#include "hv/vm/cpuid.h"
+#include "hv/vm/guest_mem.h"
+#include "hv/vm/lifecycle.h"
+#include "hv/vm/vcpu.h"
+#include "hv/vm/vm_clock.h"
+#include "hv/vmx/vmcs.h"
+#include "hv/vmx/vmx.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <string.h>
+#include <cmocka.h>
+
+#define MIB (1ull << 20)
+
+static struct guest_config config(const char *name, u64 mib)
+{
+	struct guest_config c = { .memory_bytes = mib * MIB, .vcpus = 1 };
+
+	strcpy(c.name, name);
+	strcpy(c.kernel, "kernel");
+	return c;
+}
+
+static struct vm *make(u64 mib)
+{
+	struct guest_config c = config("g", mib);
+	struct error e = { 0 };
+	struct vm *vm = vm_create(&c, &e);
+
+	assert_non_null(vm);
+	return vm;
+}
+
+static void memory_comes_back(void **state)
+{
+	struct frame_stats before;
+	struct guest_config big = config("big", 1024);
+	struct error e = { 0 };
+
+	vm_destroy(make(16)); /* the heap keeps its first arena */
+	before = frame_stats();
+	for (int i = 0; i < 3; i++)
+		vm_destroy(make(16));
+	assert_null(vm_create(&big, &e));
+	assert_int_equal(e.code, E_NOMEM);
+	assert_non_null(strstr(e.text, "big wants 1024 MiB"));
+	assert_null(vm_find("big"));
+	assert_int_equal(frame_stats().free, before.free);
+}
+
+static void names_are_unique(void **state)
+{
+	struct vm *vm = make(4);
+	struct guest_config c = config("g", 4);
+	struct error e = { 0 };
+
+	assert_ptr_equal(vm_find("g"), vm);
+	assert_null(vm_define(&c, &e));
+	assert_int_equal(e.code, E_EXIST);
+	vm_destroy(vm);
+}
+
+static void guest_memory_is_bounded(void **state)
+{
+	struct vm *vm = make(4);
+	u8 buf[8] = { 1, 2, 3, 4, 5, 6, 7, 8 }, out[8];
+
+	assert_int_equal(guest_write(vm, gpa(2 * MIB - 4), buf, 8), 0); /* across two frames */
+	assert_int_equal(guest_read(vm, gpa(2 * MIB - 4), out, 8), 0);
+	assert_memory_equal(buf, out, 8);
+	assert_int_equal(guest_write(vm, gpa(4 * MIB - 4), buf, 8), -E_RANGE);
+	assert_int_equal(guest_read(vm, gpa(4 * MIB - 4), out, 4), 0);
+	assert_int_equal(out[0], 0); /* nothing of the refused write arrived */
+	assert_int_equal(guest_read(vm, gpa(~0ull - 3), out, 8), -E_RANGE);
+	assert_null(guest_page(vm, 1024));
+	assert_null(guest_page(vm, ~0ull >> 12));
+	assert_null(guest_page(vm, ~0ull));
+	assert_int_equal(guest_next_gfn(vm, 0), 0);
+	assert_int_equal(guest_next_gfn(vm, 1023), 1023);
+	assert_int_equal(guest_next_gfn(vm, 1024), ~0ull);
+	assert_int_equal(guest_ram_pages(vm), 1024);
+	vm_destroy(vm);
+}
+
+static void dirty_log_sees_our_writes_and_the_guests(void **state)
+{
+	struct vm *vm = make(4);
+	u64 bitmap[16] = { 0 }, *pt;
+	struct frame_stats before = frame_stats();
+
+	assert_int_equal(dirty_start(vm), 0);
+	assert_true(vm->ept_flush);
+	assert_int_equal(dirty_harvest(vm, bitmap), 0);
+	/* Ours: both pages that a write touches. */
+	assert_int_equal(guest_write(vm, gpa(5 * PAGE_SIZE - 1), "ab", 2), 0);
+	vm->ept_flush = false;
+	assert_int_equal(dirty_harvest(vm, bitmap), 2);
+	assert_true(vm->ept_flush); /* or the CPU would not set D again */
+	assert_int_equal(bitmap[0], 3 << 4);
+	assert_int_equal(dirty_harvest(vm, bitmap), 0);
+	/* The guest's: D in the leaf, A above it. */
+	pt = hpa_ptr(hpa(vm->ept.root[0] & ~0xfffull));
+	pt = hpa_ptr(hpa(pt[0] & 0x000ffffffffff000ull));
+	pt[1] |= BIT(8);
+	pt = hpa_ptr(hpa(pt[1] & 0x000ffffffffff000ull));
+	pt[3] |= BIT(8) | BIT(9);
+	assert_int_equal(dirty_harvest(vm, bitmap), 1);
+	assert_int_equal(bitmap[8], BIT(3));
+	/* Counted once, even if it is dirty again before it was sent. */
+	assert_int_equal(guest_write(vm, gpa(2 * MIB + 3 * PAGE_SIZE), "a", 1), 0);
+	assert_int_equal(dirty_harvest(vm, bitmap), 0);
+	dirty_stop(vm);
+	assert_int_equal(frame_stats().free, before.free);
+	assert_false(vm->ept.split);
+	vm_destroy(vm);
+}
+
+static void clock_stands_still_while_paused(void **state)
+{
+	struct vm *vm = make(4);
+	struct vm_clock_state s;
+	struct error e = { 0 };
+	u64 t0;
+
+	fake_tsc_now = 50000;
+	assert_int_equal(vm_tsc(vm), 0);
+	vm_clock_start(vm);
+	fake_tsc_now += 1000;
+	assert_int_equal(vm_tsc(vm), 1000);
+	vm_clock_stop(vm);
+	fake_tsc_now += 1000000;
+	assert_int_equal(vm_tsc(vm), 1000);
+	vm_clock_start(vm);
+	fake_tsc_now += 5;
+	assert_int_equal(vm_tsc(vm), 1005);
+	/* A guest that was made on a host half as fast: its TSC runs at its own rate. */
+	vm_clock_save(vm, &s);
+	s.tsc_hz = FAKE_TSC_HZ / 2;
+	vm_clock_stop(vm);
+	assert_int_equal(vm_clock_load(vm, &s, &e), 0);
+	vm_clock_start(vm);
+	t0 = vm_tsc(vm);
+	fake_tsc_now += 2000000;
+	assert_in_range(vm_tsc(vm) - t0, 999999, 1000001);
+	vmx_config.tsc_scaling = false;
+	assert_int_equal(vm_clock_load(vm, &s, &e), -E_UNSUPPORTED);
+	vmx_config.tsc_scaling = true;
+	vm_destroy(vm);
+}
+
+static void only_the_owner_runs_it(void **state)
+{
+	struct vm *vm = make(4);
+	struct error e = { 0 };
+
+	assert_int_equal(vm_resume(vm, &e), -E_STATE);
+	vm->owner = true;
+	assert_int_equal(vm_resume(vm, &e), 0);
+	assert_int_equal(vm->state, RS_RUNNING);
+	vm_pause(vm, RS_PAUSED);
+	assert_int_equal(vm->state, RS_PAUSED);
+	vm_moved_away(vm, "b", 7);
+	assert_false(vm_is_populated(vm));
+	assert_int_equal(vm->epoch, 7);
+	e = (struct error){ 0 };
+	assert_int_equal(vm_start(vm, &e), -E_STATE);
+	assert_non_null(strstr(e.text, "host b"));
+	vm_destroy(vm);
+}
+
+static void the_guest_asks_and_the_scheduler_does(void **state)
+{
+	struct vm *vm = make(4);
+	struct frame_stats before;
+	struct error e = { 0 };
+
+	vm->owner = true;
+	assert_int_equal(vm_resume(vm, &e), 0);
+	before = frame_stats();
+	vm_request_poweroff(vm, "S5");
+	assert_int_equal(vm->state, RS_RUNNING); /* not on the guest's stack */
+	assert_true(vm->attention);
+	lifecycle_poll(vm);
+	assert_int_equal(vm->state, RS_SHUTDOWN);
+	assert_string_equal(vm->reason, "S5");
+	assert_false(vm_is_populated(vm));
+	assert_true(frame_stats().free > before.free);
+	vm_destroy(vm);
+}
+
+static void vcpu_state_survives_hardware(void **state)
+{
+	struct vm *vm = make(4);
+	struct vcpu *v = vm->vcpus[0];
+	static struct vcpu_state want;
+
+	v->s.cr4 = CR4_PAE;
+	v->s.efer = EFER_LME | EFER_LMA;
+	v->s.cr0 = CR0_PG | CR0_PE | CR0_ET | CR0_CD;
+	v->s.lstar = 0x1234;
+	v->s.dr[2] = 77;
+	v->s.xsave[1000] = 9;
+	v->s.interruptibility = 1;
+	want = v->s;
+	vcpu_load_state(v);
+	/* Hardware keeps NE and VMXE on and caching enabled; the guest sees what it wrote. */
+	assert_int_equal(vmcs_read(VMCS_GUEST_CR4), CR4_PAE | CR4_VMXE);
+	assert_int_equal(vmcs_read(VMCS_GUEST_CR0), CR0_PG | CR0_PE | CR0_ET | CR0_NE);
+	memset(&v->s.rip, 0xee, sizeof(v->s.rip));
+	vcpu_sync_state(v);
+	assert_memory_equal(&v->s, &want, sizeof(want));
+	assert_int_equal(vcpu_write_cr4(v, CR4_PAE | CR4_VMXE), -E_INVAL);
+	assert_int_equal(vcpu_write_cr4(v, 0), -E_INVAL); /* PAE off in long mode */
+	assert_int_equal(vcpu_write_cr0(v, CR0_PG), -E_INVAL);
+	assert_int_equal(vcpu_write_cr0(v, CR0_PE | CR0_NW), -E_INVAL);
+	vm_destroy(vm);
+}
+
+static void cpuid_shows_no_more_than_it_should(void **state)
+{
+	struct vm *vm = make(4);
+	struct vcpu *v = vm->vcpus[0];
+	u8 buf[2048];
+	struct error e = { 0 };
+	int len;
+
+	v->s.gpr[VCPU_RAX] = 1;
+	v->s.gpr[VCPU_RCX] = 0;
+	cpuid_exit(v);
+	assert_false(v->s.gpr[VCPU_RCX] & BIT(5));  /* VMX */
+	assert_true(v->s.gpr[VCPU_RCX] & BIT(31));  /* hypervisor */
+	v->s.gpr[VCPU_RAX] = 0x12345678;
+	cpuid_exit(v);
+	assert_int_equal(v->s.gpr[VCPU_RAX] | v->s.gpr[VCPU_RBX] | v->s.gpr[VCPU_RCX] | v->s.gpr[VCPU_RDX], 0);
+	/* A guest that saw a bit which this host has not is refused by name. */
+	len = vm_cpu_compat_save(vm, buf, sizeof(buf));
+	assert_true(len > 0);
+	assert_int_equal(vm_cpu_compat_check(buf, (size_t)len, &e), 0);
+	for (u32 i = 0; i < vm->cpuid.n; i++)
+		if (vm->cpuid.leaf[i] == 7)
+			vm->cpuid.edx[i] |= BIT(24); /* AMX */
+	len = vm_cpu_compat_save(vm, buf, sizeof(buf));
+	assert_int_equal(vm_cpu_compat_check(buf, (size_t)len, &e), -E_UNSUPPORTED);
+	assert_non_null(strstr(e.text, "CPUID 0x7.0 EDX bits 0x1000000"));
+	e = (struct error){ 0 };
+	assert_int_equal(vm_cpu_compat_check(buf, (size_t)len - 1, &e), -E_PROTO);
+	memset(buf, 0xff, sizeof(buf));
+	e = (struct error){ 0 };
+	assert_true(vm_cpu_compat_check(buf, (size_t)len, &e) < 0);
+	vm_destroy(vm);
+}
+
+static int setup(void **state)
+{
+	fake_memory(64 * MIB);
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(memory_comes_back), cmocka_unit_test(names_are_unique),
+		cmocka_unit_test(guest_memory_is_bounded), cmocka_unit_test(dirty_log_sees_our_writes_and_the_guests),
+		cmocka_unit_test(clock_stands_still_while_paused), cmocka_unit_test(only_the_owner_runs_it),
+		cmocka_unit_test(the_guest_asks_and_the_scheduler_does), cmocka_unit_test(vcpu_state_survives_hardware),
+		cmocka_unit_test(cpuid_shows_no_more_than_it_should),
+	};
+
+	return cmocka_run_group_tests(tests, setup, NULL);
+}
