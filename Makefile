@@ -1,11 +1,30 @@
 # SPDX-License-Identifier: MIT
 # Godwit. `make demo` and `make test` do everything, set-up included; see README.md.
+.DEFAULT_GOAL := all
 BUILD := build
 DEPS := $(BUILD)/deps
 CC := gcc
 HOSTCC := gcc
 MUSL_INC := /usr/include/x86_64-linux-musl
 MUSL_LIB := /usr/lib/x86_64-linux-musl/libc.a
+
+help:
+	@echo 'make demo   set-up, then a guest moved live between two emulated hosts'
+	@echo 'make test   set-up, then every test          make bench  set-up, then the measurements'
+	@echo 'make        godwit.efi, the godwit command, the guests (after make deps)'
+
+# Set-up changes what make would read (library sources), so the work is done by a second make.
+deps:
+	tools/deps.sh all
+demo: deps
+	@$(MAKE) --no-print-directory -j2 all
+	tools/demo/demo.py
+test: deps
+	@$(MAKE) --no-print-directory -j2 all $(BUILD)/godwit-asan unit-tests fuzzers
+	@tools/bench/runner.py $(UNIT_TESTS) $(SCRIPT_TESTS)
+bench: deps
+	@$(MAKE) --no-print-directory -j2 all
+	tools/bench/measure.py
 
 all: godwit.efi $(BUILD)/godwit guests guest-initrd
 
@@ -64,6 +83,8 @@ PURE_SRCS := $(filter-out hv/vm/fpu.c hv/vm/sched.c,hv/config.c hv/lib/err.c hv/
 PURE_OBJS := $(PURE_SRCS:%.c=$(BUILD)/tests/obj/%.o) $(PURE_LIB_OBJS)
 HV_TESTS := $(patsubst %.c,$(BUILD)/tests/%,$(notdir $(wildcard hv/*_test.c hv/*/*_test.c)))
 UNIT_TESTS += $(HV_TESTS)
+# Programs that test what is not linked into a unit test; each exits 0 or not.
+SCRIPT_TESTS := tools/bench/proxy_test.py tools/godwit/test/command tools/godwit/test/command-asan tools/fuzz/short
 
 $(BUILD)/tests/obj/%.o: %.c
 	@mkdir -p $(@D)
@@ -79,7 +100,7 @@ endef
 $(foreach t,$(wildcard hv/*_test.c hv/*/*_test.c),$(eval $(call HV_TEST_RULE,$(t))))
 
 unit-tests: $(UNIT_TESTS)
-.PHONY: all unit-tests
+.PHONY: help deps demo test bench all unit-tests fuzzers
 .SECONDARY:
 
 -include $(shell find $(BUILD)/obj $(BUILD)/tests -name '*.d' 2>/dev/null)

@@ -84,6 +84,12 @@ void vmx_invept(u64 eptp) { fake_invepts++; }
 void vmx_invvpid(u16 vpid) { }
 void vmx_msr_passthrough(u32 msr, bool read, bool write) { }
 int vmx_enter(u64 *gpr, u64 launched) { return 1; }
+const struct host_caps *host_caps(void)
+{
+	static const struct host_caps caps = { .usable = true };
+
+	return &caps;
+}
 u32 cpu_apic_read(u32 offset) { return 0; }
 void cpu_apic_write(u32 offset, u32 val) { }
 

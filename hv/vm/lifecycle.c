@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "hv/vm/lifecycle.h"
+#include "hv/arch/caps.h"
 #include "hv/lib/clock.h"
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
@@ -90,8 +91,12 @@ struct vm *vm_define(const struct guest_config *cfg, struct error *e)
 /* Memory, devices and vCPUs, in reset state; the clock stands at 0. */
 static int populate(struct vm *vm, struct error *e)
 {
+	const struct host_caps *caps = host_caps();
 	int rc;
 
+	if (!caps->usable)
+		return error_set(e, E_UNSUPPORTED, "guest %s cannot run on this host: it lacks %s", vm->config.name,
+				 caps->n_missing ? caps->missing[0] : "usable VT-x");
 	vm_clock_init(vm);
 	cpuid_build(vm);
 	rc = guest_mem_create(vm, vm->config.memory_bytes, e);

@@ -21,3 +21,4 @@ endef
 $(foreach f,$(FUZZERS),$(eval $(call FUZZ_RULE,$(f))))
 .PHONY: fuzz
 fuzz: $(FUZZERS:%=fuzz-%)
+fuzzers: $(FUZZERS:%=$(BUILD)/fuzz/%_fuzz)
