@@ -67,8 +67,6 @@ static int hosts_line(void *user, const char *section, const char *key, const ch
 		memset(h, 0, sizeof(*h));
 		snprintf(h->name, sizeof(h->name), "%s", section);
 	}
-	if (!key) /* a section header */
-		return 1;
 	if (!strcmp(key, "address")) {
 		into = h->address;
 	} else if (!strcmp(key, "peer-address")) {
@@ -78,6 +76,8 @@ static int hosts_line(void *user, const char *section, const char *key, const ch
 			 " peer-address", section, key);
 		return 0;
 	}
+	if (!value[0]) /* still to be filled in */
+		return 1;
 	if (strlen(value) >= sizeof(h->address) || address_split(value, name, &port, r->fail)) {
 		char reason[sizeof(r->fail->text)];
 
@@ -186,10 +186,7 @@ int hosts_put(const char *dir, const struct host *host, struct fail *f)
 	}
 	if (!found) {
 		fprintf(out, "\n%s\n", section);
-		if (host->address[0])
-			fprintf(out, "address=%s\n", host->address);
-		else
-			fprintf(out, "#address=IP:%d\n", GODWIT_PORT);
+		fprintf(out, "address=%s\n", host->address);
 		if (host->peer[0])
 			fprintf(out, "peer-address=%s\n", host->peer);
 	}

@@ -58,7 +58,7 @@ $(GODWIT_OBJ)/cJSON.o $(GODWIT_OBJ)/asan/cJSON.o: | $(DEPS_STAMP)
 # A name too long for a line must be an error, not a truncated name: lines of up to 1000 bytes.
 $(GODWIT_OBJ)/ini.o $(GODWIT_OBJ)/asan/ini.o: | $(DEPS_STAMP)
 	@mkdir -p $(@D)
-	$(HOSTCC) $(GODWIT_CFLAGS) -w -DINI_MAX_LINE=1000 -DINI_STOP_ON_FIRST_ERROR=1 -DINI_CALL_HANDLER_ON_NEW_SECTION=1 \
+	$(HOSTCC) $(GODWIT_CFLAGS) -w -DINI_MAX_LINE=1000 -DINI_STOP_ON_FIRST_ERROR=1 \
 		$(if $(findstring asan,$@),$(GODWIT_ASAN)) -c -o $@ $(DEPS)/inih/ini.c
 
 .PHONY: godwit-test

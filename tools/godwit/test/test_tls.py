@@ -178,8 +178,7 @@ def test_closes_at_once(env):
 
 
 def test_no_address(env):
-    with open(env.dir + "/hosts.ini", "w") as f:
-        f.write("[a]\n#address=\n")
+    env.enroll("a")
     has(env.run("status", keep_hosts=True, code=3).out, "host 'a' has no address", "address=IP:PORT")
 
 
