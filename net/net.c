@@ -109,8 +109,8 @@ static void identity_start(const struct boot_info *bi)
 	for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
 		f[i] = boot_file(bi, names[i]);
 		if (!f[i] || !f[i]->data) {
-			error_set(e, E_NOENT, "\\godwit\\%s: %s. Make it with 'godwit ca enroll %s' and copy it to the boot disk", names[i],
-				  f[i] && f[i]->error[0] ? f[i]->error : "missing", host_name);
+			error_set(e, E_NOENT, "%s%s 'godwit ca enroll %s' makes it", f[i] && f[i]->error[0] ? f[i]->error : names[i],
+				  f[i] && f[i]->error[0] ? "" : " is missing from \\godwit\\ on the boot disk.", host_name);
 			return;
 		}
 	}
