@@ -149,8 +149,9 @@ class Run:
 
 def load_suites(folder):
     """All tests of the folder's *.py, in order of file and definition."""
+    sys.path.insert(0, folder)  # for lib.py, which they share
     for file in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
-        if file.endswith(".py"):
+        if file.endswith(".py") and file != "lib.py":
             spec = importlib.util.spec_from_file_location(file[:-3], os.path.join(folder, file))
             spec.loader.exec_module(importlib.util.module_from_spec(spec))
     return _registered
