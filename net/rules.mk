@@ -39,7 +39,7 @@ NET_TEST_DIR := $(BUILD)/host/net
 NET_TEST_CFLAGS := -std=gnu11 -O1 -g -DNET_TEST -fsanitize=address,undefined -fno-sanitize-recover=undefined \
 	-fno-omit-frame-pointer -MMD -MP -Ihv/fake/include -I. $(NET_INC)
 NET_TEST_OBJS := $(addprefix $(NET_TEST_DIR)/,$(LWIP_SRCS:%.c=lib/lwip/%.o) $(MBEDTLS_SRCS:%.c=lib/mbedtls/%.o) \
-	$(CJSON_SRCS:%.c=lib/cjson/%.o) net/port/net_mem.o net/port/sys.o net/port/entropy.o net/port/gcm_alt.o net/port/ecp_alt.o \
+	$(CJSON_SRCS:%.c=lib/cjson/%.o) net/port/net_mem.o net/port/sys.o net/port/entropy.o net/port/gcm_alt.o \
 	net/net_fake.o hv/lib/err.o)
 
 $(NET_TEST_DIR)/lib/lwip/%.o: $(LWIP_DIR)/%.c

@@ -178,92 +178,6 @@ static void test_gcm(void **state)
 	mbedtls_gcm_free(&b);
 }
 
-extern bool ecp_alt_off;
-
-/* k * p on the curve, by our arithmetic or mbedTLS's own. */
-static void ecp_times(const mbedtls_ecp_group *grp, mbedtls_ecp_point *r, const mbedtls_mpi *k, const mbedtls_ecp_point *p, bool off)
-{
-	mbedtls_ecp_group g;
-
-	mbedtls_ecp_group_init(&g);
-	assert_int_equal(mbedtls_ecp_group_load(&g, grp->id), 0);
-	ecp_alt_off = off;
-	assert_int_equal(mbedtls_ecp_mul(&g, r, k, p, mbedtls_psa_get_random, MBEDTLS_PSA_RANDOM_STATE), 0);
-	ecp_alt_off = false;
-	mbedtls_ecp_group_free(&g);
-}
-
-static void test_ecp(void **state)
-{
-	static const mbedtls_ecp_group_id ids[] = { MBEDTLS_ECP_DP_SECP256R1, MBEDTLS_ECP_DP_CURVE25519 };
-	/* RFC 7748, 5.2, after one iteration from u = k = 9; SEC 2's generator times 2 by the P-256 test vectors of NIST. */
-	static const char twice[] = "7CF27B188D034F7E8A52380304B51AC3C08969E277F21B35A60B48FC47669978";
-	static const u8 once[32] = {
-		0x42, 0x2c, 0x8e, 0x7a, 0x62, 0x27, 0xd7, 0xbc, 0xa1, 0x35, 0x0b, 0x3e, 0x2b, 0xb7, 0x27, 0x9f,
-		0x78, 0x97, 0xb8, 0x7b, 0xb6, 0x85, 0x4b, 0x78, 0x3c, 0x60, 0xe8, 0x03, 0x11, 0xae, 0x30, 0x79 };
-	mbedtls_ecp_group g;
-	mbedtls_ecp_point p, q, r, s;
-	mbedtls_mpi k, one, m;
-	u8 buf[32] = { 8, 0 };
-
-	(void)state;
-	for (unsigned c = 0; c < 2; c++) {
-		mbedtls_ecp_group_init(&g);
-		mbedtls_ecp_point_init(&p);
-		mbedtls_ecp_point_init(&q);
-		mbedtls_ecp_point_init(&r);
-		mbedtls_ecp_point_init(&s);
-		mbedtls_mpi_init(&k);
-		mbedtls_mpi_init(&one);
-		mbedtls_mpi_init(&m);
-		assert_int_equal(mbedtls_ecp_group_load(&g, ids[c]), 0);
-		if (c) {
-			buf[31] = 0x40; /* 9 as X25519 clamps it */
-			assert_int_equal(mbedtls_mpi_read_binary_le(&k, buf, 32), 0);
-			ecp_times(&g, &p, &k, &g.G, false);
-			assert_int_equal(mbedtls_mpi_write_binary_le(&p.X, buf, 32), 0);
-			assert_memory_equal(buf, once, 32);
-		} else {
-			mbedtls_mpi_lset(&k, 2);
-			ecp_times(&g, &p, &k, &g.G, false);
-			mbedtls_mpi_read_string(&m, 16, twice);
-			assert_int_equal(mbedtls_mpi_cmp_mpi(&p.X, &m), 0);
-		}
-		for (int i = 0; i < 60; i++) {
-			assert_int_equal(mbedtls_ecp_gen_privkey(&g, &k, mbedtls_psa_get_random, MBEDTLS_PSA_RANDOM_STATE), 0);
-			if (!c && i < 4) /* 1, 2, n-1, n-2 */
-				i < 2 ? mbedtls_mpi_lset(&k, i + 1) : mbedtls_mpi_sub_int(&k, &g.N, i - 1);
-			ecp_times(&g, &q, &k, i & 1 ? &p : &g.G, false);
-			ecp_times(&g, &r, &k, i & 1 ? &p : &g.G, true);
-			assert_int_equal(mbedtls_ecp_point_cmp(&q, &r), 0);
-			assert_int_equal(mbedtls_ecp_copy(&p, &q), 0);
-		}
-		/* Sums that double, vanish, or start from nothing. */
-		for (int i = 0; !c && i < 3; i++) {
-			mbedtls_mpi_lset(&one, 1);
-			mbedtls_mpi_lset(&m, i ? 1 : 7);
-			mbedtls_ecp_copy(&s, &p);
-			if (i == 2)
-				mbedtls_mpi_sub_mpi(&s.Y, &g.P, &p.Y);
-			assert_int_equal(mbedtls_ecp_muladd(&g, &q, &one, &p, &m, &s), 0);
-			ecp_alt_off = true;
-			assert_int_equal(mbedtls_ecp_muladd(&g, &r, &one, &p, &m, &s), 0);
-			ecp_alt_off = false;
-			assert_int_equal(mbedtls_ecp_point_cmp(&q, &r), 0);
-			assert_int_equal(mbedtls_ecp_is_zero(&q), i == 2);
-		}
-		mbedtls_ecp_group_free(&g);
-		mbedtls_ecp_point_free(&p);
-		mbedtls_ecp_point_free(&q);
-		mbedtls_ecp_point_free(&r);
-		mbedtls_ecp_point_free(&s);
-		mbedtls_mpi_free(&k);
-		mbedtls_mpi_free(&one);
-		mbedtls_mpi_free(&m);
-	}
-	assert_int_equal(mbedtls_ecp_self_test(0), 0);
-}
-
 static void test_checksum(void **state)
 {
 	u8 b[300];
@@ -833,7 +747,6 @@ int main(void)
 	struct error e = { 0 };
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_gcm),
-		cmocka_unit_test(test_ecp),
 		cmocka_unit_test(test_checksum),
 		cmocka_unit_test(test_dates),
 		cmocka_unit_test_setup_teardown(test_roundtrip, setup, teardown),
