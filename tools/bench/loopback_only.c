@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Preloaded into Bochs: its display server (rfb, no password) and its socket network module bind to
- * every address of the machine. Keep them on loopback.
+ * every address of the machine. Keep them on loopback. The display gets any free port: two that start
+ * at the same moment would both bind 5900 (SO_REUSEADDR), and the one that listens second ends.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -19,6 +20,8 @@ int bind(int fd, const struct sockaddr *addr, socklen_t len)
 		memcpy(&in, addr, sizeof(in));
 		if (in.sin_addr.s_addr == htonl(INADDR_ANY)) {
 			in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+			if (ntohs(in.sin_port) >= 5900 && ntohs(in.sin_port) < 5950)
+				in.sin_port = 0;
 			return next(fd, (const struct sockaddr *)&in, sizeof(in));
 		}
 	}
