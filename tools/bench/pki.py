@@ -6,6 +6,23 @@
 """
 import os
 import subprocess
+import time
+
+# `openssl x509` cannot date a certificate back, `openssl ca` can.
+CA_CONFIG = """[ca]
+default_ca=this
+[this]
+database=index.txt
+serial=serial
+new_certs_dir=.
+unique_subject=no
+default_md=sha256
+policy=any
+[any]
+organizationName=supplied
+organizationalUnitName=supplied
+commonName=supplied
+"""
 
 
 class Pki:
@@ -39,8 +56,11 @@ class Pki:
             )
 
     def issue(self, name, role, days=365, eku=None):
-        """(certificate path, key path) for name with role; a negative days makes one that has expired."""
-        base = os.path.join(self.folder, f"{name}-{role}")
+        """(certificate path, key path) for name with role; a negative days makes one that has expired.
+
+        It is valid since two days ago: the clock of an emulated host lags behind.
+        """
+        base = os.path.abspath(os.path.join(self.folder, f"{name}-{role}"))
         crt, key, csr, ext = base + ".crt", base + ".key", base + ".csr", base + ".ext"
         eku = eku or ("serverAuth,clientAuth" if role == "host" else "clientAuth")
         with open(ext, "w", encoding="ascii") as f:
@@ -49,46 +69,31 @@ class Pki:
             )
             if role == "host":
                 f.write(f"subjectAltName=DNS:{name}\n")
+        for file, text in ("ca.cnf", CA_CONFIG), ("index.txt", ""), ("serial", "1000\n"):
+            if not os.path.exists(os.path.join(self.folder, file)):
+                with open(os.path.join(self.folder, file), "w", encoding="ascii") as f:
+                    f.write(text)
+        start, end = (
+            time.strftime("%Y%m%d%H%M%SZ", time.gmtime(time.time() + d * 86400)) for d in (-2, days)
+        )
+        subject = f"/O={self.cluster}/OU={role}/CN={name}"
+        curve = ["-pkeyopt", "ec_paramgen_curve:P-256"]
         self._openssl(
-            "req",
-            "-new",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-subj",
-            f"/O={self.cluster}/OU={role}/CN={name}",
-            "-keyout",
-            key,
-            "-out",
-            csr,
+            "req", "-new", "-newkey", "ec", *curve, "-nodes", "-subj", subject, "-keyout", key, "-out", csr
         )
         self._openssl(
-            "x509",
-            "-req",
-            "-in",
-            csr,
-            "-CA",
-            self.ca_crt,
-            "-CAkey",
-            self.ca_key,
-            "-CAcreateserial",
-            "-days",
-            str(days),
-            "-extfile",
-            ext,
-            "-out",
-            crt,
+            *("ca", "-batch", "-notext", "-config", "ca.cnf", "-cert", "ca.crt", "-keyfile", "ca.key"),
+            *("-in", csr, "-startdate", start, "-enddate", end, "-extfile", ext, "-out", crt),
+            cwd=self.folder,
         )
         os.unlink(csr)
         os.unlink(ext)
         return crt, key
 
     @staticmethod
-    def _openssl(*args):
+    def _openssl(*args, cwd=None):
         result = subprocess.run(
-            ["openssl", *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+            ["openssl", *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, cwd=cwd
         )
         if result.returncode:
             raise RuntimeError(
