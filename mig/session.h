@@ -57,6 +57,7 @@ struct mig_session {
 	u64 move_boot;                   /* the target's boot id when the move began */
 	bool tracking, frozen, was_paused, gave_up, waited;
 	bool round_done, awaiting, freeze_due; /* all pages of the round queued; its echo is to come; freeze as soon as possible */
+	u64 last_todo;          /* pages that were left at the end of the round before */
 	u64 freeze_us, freeze_tsc;
 	u64 work;                        /* done in this turn, in bytes sent or as much work as that */
 	u64 round_us, rate;              /* rate: page bytes per second, 0 unknown */

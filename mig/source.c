@@ -13,6 +13,7 @@
 #define SCAN_PAGES 1024u      /* looked at for zero in one turn */
 #define VERIFY_PAGES 64u      /* re-read in one turn */
 #define FRAMES_PER_TURN 16u
+#define FEW_PAGES 16u /* not worth a round of their own */
 #define UNKNOWN_RATE_PAGES 256u /* small enough to freeze for without knowing the rate */
 
 /* From FINISH_MIGRATE: its clock stands already. */
@@ -328,6 +329,7 @@ static int precopy_begin(struct mig_session *s, struct error *e)
 		return error_set(e, E_NOMEM, "no memory for the state of guest %s: free some memory on this host",
 				 vm->config.name);
 	ram_mark_all(&s->ram);
+	s->last_todo = s->ram.todo_pages;
 	s->info->total_bytes = guest_ram_pages(vm) * PAGE_SIZE;
 	session_set(s, SRC_PRECOPY, "active", "precopy");
 	round_begin(s);
@@ -351,6 +353,7 @@ static void freeze(struct mig_session *s)
 static void next_round(struct mig_session *s)
 {
 	u64 budget = s->params.freeze_budget_ms * 1000ull, down;
+	bool shrinking;
 
 	round_finish(s);
 	ram_harvest(&s->ram);
@@ -359,7 +362,10 @@ static void next_round(struct mig_session *s)
 	else
 		down = s->ram.todo_pages <= UNKNOWN_RATE_PAGES ? 0 : budget + 1;
 	s->info->expected_downtime_us = down;
-	if (down <= budget || s->info->round >= s->params.max_rounds)
+	/* It fits the budget; but as long as a round halves what is left, one more makes the freeze shorter still. */
+	shrinking = s->ram.todo_pages > FEW_PAGES && s->ram.todo_pages <= s->last_todo / 2;
+	s->last_todo = s->ram.todo_pages;
+	if ((down <= budget && !shrinking) || s->info->round >= s->params.max_rounds)
 		s->freeze_due = true;
 	else
 		round_begin(s);
