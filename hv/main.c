@@ -46,6 +46,7 @@ void hv_main(struct boot_info *bi)
 	boot_info = bi;
 	arch_init(bi);
 	BUG_ON(&__start_migratable[0] == &__stop_migratable[0]);
+	net_name_host(bi);
 	lifecycle_init(c);
 	can_run = vmx_start();
 	mig_init(c->host_name);

@@ -119,6 +119,16 @@ static void identity_start(const struct boot_info *bi)
 		identity = tls_identity_load(&files, host_name, e);
 }
 
+void net_name_host(struct boot_info *bi)
+{
+	const struct boot_file *f = boot_file(bi, "host.crt");
+	char name[32];
+
+	_Static_assert(sizeof(name) == sizeof(bi->config.host_name), "both are host names");
+	if (bi->config_missing && f && f->data && tls_certificate_name(f->data, f->size, name))
+		memcpy(bi->config.host_name, name, sizeof(name));
+}
+
 void net_init(const struct boot_info *bi)
 {
 	const struct config *c = &bi->config;

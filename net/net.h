@@ -4,6 +4,8 @@
 #include "boot/boot_info.h"
 #include "net/stream.h"
 
+/* A host whose godwit.conf is missing takes the name in its certificate, so that its control port can say what is wrong. */
+void net_name_host(struct boot_info *bi);
 /* Brings up NIC, lwIP, TLS identity and the control port. A host without NIC or certificate logs it and goes on. */
 void net_init(const struct boot_info *bi);
 /* One bounded turn: receive, timers, TLS, control. true if there was something to do. */

@@ -256,6 +256,20 @@ static int identity_parse(struct tls_identity *id, const struct tls_files *f, st
 	return e->code ? -e->code : 0;
 }
 
+bool tls_certificate_name(const void *pem, size_t len, char name[32])
+{
+	u8 *text = pem_copy(pem, len);
+	mbedtls_x509_crt crt;
+	bool ok;
+
+	mbedtls_x509_crt_init(&crt);
+	ok = text && !mbedtls_x509_crt_parse(&crt, text, len + 1) &&
+		cert_attr(&crt, MBEDTLS_OID_AT_CN, MBEDTLS_OID_SIZE(MBEDTLS_OID_AT_CN), name, 32);
+	mbedtls_x509_crt_free(&crt);
+	pem_drop(text, len);
+	return ok;
+}
+
 struct own_check { struct error *e; };
 
 static int own_verify(void *arg, mbedtls_x509_crt *crt, int depth, uint32_t *flags)

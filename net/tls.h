@@ -24,6 +24,8 @@ struct tls_files {
 int tls_init(struct error *e) __must_check;
 /* Checks the files against each other, the clock and (unless NULL) the host's name and role `host`. NULL: *e tells why. */
 struct tls_identity *tls_identity_load(const struct tls_files *files, const char *host, struct error *e) __must_check;
+/* The name (CN) in a host's certificate (PEM), unchecked. false: it is none, or has none. */
+bool tls_certificate_name(const void *crt, size_t len, char name[32]);
 /* No connection may use it any more. */
 void tls_identity_free(struct tls_identity *id);
 
