@@ -3,6 +3,7 @@
 .PHONY: lint lint-flags
 lint: $(BUILD)/gen/dsdt_aml.h $(BUILD)/gen/asm_offsets.h
 	@tools/check/headers.sh
+	@tools/check/errors.py
 
 # The compilers' flags, for tools/check/headers.sh: NAME=flags, a line each, quoted as a shell wants them.
 LINT_FLAGS = $(info $(1)_FLAGS=$(filter-out -MMD -MP,$(2)))
