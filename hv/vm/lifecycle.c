@@ -195,7 +195,7 @@ int vm_start(struct vm *vm, struct error *e)
 	if (rc) {
 		vm_release(vm);
 		vm->state = RS_SHUTDOWN;
-		snprintf(vm->reason, sizeof(vm->reason), "%.150s", e ? e->text : "could not be started");
+		snprintf(vm->reason, sizeof(vm->reason), "%s", e ? e->text : "could not be started");
 		vm_state_changed(vm);
 		return rc;
 	}
@@ -238,7 +238,7 @@ int vm_reset(struct vm *vm, struct error *e)
 		return error_set(e, E_STATE, "guest %s is not this host's to reset: its owner is %s", vm->config.name, vm->owner_name);
 	rc = boot_guest(vm, e);
 	if (rc)
-		vm_kill(vm, "reset failed: %.120s", e ? e->text : "image cannot be loaded");
+		vm_kill(vm, "reset failed: %s", e ? e->text : "image cannot be loaded");
 	else
 		log_info("guest", "%s: reset", vm->config.name);
 	return rc;

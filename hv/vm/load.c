@@ -91,8 +91,11 @@ static const struct boot_file *file_get(const struct vm *vm, const char *name, c
 
 	if (f && f->data)
 		return f;
-	error_set(e, E_NOENT, "%s: %s. Put the file into \\godwit\\ on the EFI system partition, or correct %s= in "
-		  "[guest %s]", name, f && f->error[0] ? f->error : "no such file", key, vm->config.name);
+	if (f && f->error[0])
+		error_set(e, E_NOENT, "%s= of [guest %s]: %s", key, vm->config.name, f->error);
+	else
+		error_set(e, E_NOENT, "%s: no such file. Put it into \\godwit\\ on the EFI system partition, or correct %s= in "
+			  "[guest %s]", name, key, vm->config.name);
 	return NULL;
 }
 

@@ -383,8 +383,8 @@ static void chooses_by_content(void **state)
 	TRY("elf", "", "junk x y", 0, "");
 	assert_int_equal(peek(t, s.gpr[VCPU_RBX] + 20), 1);
 	TRY("elf", "junk", "", -E_INVAL, "module= instead");
-	TRY("elf", "", "lost x", -E_NOENT, "correct module=");
-	TRY("lost", "", "", -E_NOENT, "lost: not found on the ESP");
+	TRY("elf", "", "lost x", -E_NOENT, "module= of [guest g1]: not found");
+	TRY("lost", "", "", -E_NOENT, "kernel= of [guest g1]: not found on the ESP");
 	TRY("what", "", "", -E_NOENT, "what: no such file");
 	TRY("junk", "", "", -E_INVAL, "junk is neither a Linux bzImage nor a Multiboot 1 ELF");
 	TRY("gz", "", "", -E_INVAL, "gunzip");

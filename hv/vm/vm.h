@@ -33,7 +33,7 @@ struct vm {
 	struct guest_config config;
 	unsigned number;                 /* 1.. */
 	enum run_state state;
-	char reason[160];                /* why it is dead or paused, for people */
+	char reason[300];                /* why it is dead or paused, for people */
 	/* Single owner (DESIGN): this host may run the guest only while owner is true. */
 	bool owner;
 	char owner_name[NAME_MAX_LEN];   /* host that owns it as far as we know */
