@@ -35,6 +35,9 @@ void mig_init(const char *host_name);
 int mig_start(struct vm *vm, const struct mig_params *p, struct error *e) __must_check;
 /* Asks to give up; works in every phase before COMMIT. */
 int mig_cancel(struct vm *vm, struct error *e) __must_check;
+/* For a copy that waits for the outcome of its move and has been stopped (vm_stop): its host owns the name again, under an
+ * epoch above all that the target may have. Only an operator can know that the guest does not run there. -E_STATE. */
+int mig_give_up(struct vm *vm, struct error *e) __must_check;
 /* Latest migration of that guest name on this host (kept after it ended). -E_NOENT: never. */
 int mig_query(const char *guest, struct mig_info *out) __must_check;
 /* A peer with role host connected with ALPN godwit-mig/1: takes over the stream. */

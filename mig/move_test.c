@@ -15,7 +15,7 @@
 static void short_timeouts(void)
 {
 	mig_timeouts = (struct mig_timeouts){ .connect = 100000, .precopy = 100000, .freeze = 100000, .commit = 100000,
-					      .silence = 200000, .keepalive = 20000, .retry_max = 50000, .linger = 30000 };
+					      .silence = 200000, .frozen = 1000000, .keepalive = 20000, .retry_max = 50000, .linger = 30000 };
 }
 
 /* Steps until nothing goes on any more, or too long. */
@@ -664,6 +664,133 @@ static void test_commit_after_resolve(void **state)
 	finish();
 }
 
+/* A page that no round ever took counts: both ends would agree on a sum without it. */
+static void test_never_sent(void **state)
+{
+	(void)state;
+	for (int blind = 0; blind < 2; blind++) {
+		struct mig_session *s;
+		u64 gfn = 0;
+
+		fake_setup(15);
+		world->writes_per_run = 0;
+		begin(15, false);
+		assert_true(run_to(SRC_PRECOPY));
+		s = fake_guest(FAKE_A)->mig;
+		gfn = (u64)__builtin_ctzll(s->ram.todo[s->ram.todo_words - 1]) + (s->ram.todo_words - 1) * 64;
+		s->ram.todo[gfn / 64] &= ~BIT(gfn % 64);
+		s->ram.todo_pages--;
+		s->ram.noted += (u64)blind; /* a source that does not notice: then the target does */
+		assert_true(settle(3000));
+		assert_int_equal(outcome(), STAYED);
+		assert_non_null(strstr(info_of(FAKE_A).error.text, "1 of 1024 pages"));
+		finish();
+	}
+}
+
+/* One frame must not keep the target busy for long. */
+static void test_zero_flood(void **state)
+{
+	struct mig_session *s;
+	struct wire_writer *w;
+
+	(void)state;
+	fake_setup(16);
+	begin(16, false);
+	assert_true(run_to(SRC_PRECOPY));
+	s = fake_guest(FAKE_A)->mig;
+	while (!wire_out_empty(&s->out))
+		assert_true(wire_flush(&s->out, s->stream) >= 0);
+	w = wire_begin(&s->out, WIRE_ZERO);
+	wire_put_u32(w, WIRE_MAX_ZERO_RUNS);
+	wire_put_u32(w, 0);
+	for (u32 i = 0; i < WIRE_MAX_ZERO_RUNS; i++) {
+		wire_put_u64(w, 0);
+		wire_put_u32(w, 1024);
+		wire_put_u32(w, 0);
+	}
+	assert_int_equal(wire_end(&s->out), 0);
+	assert_true(settle(3000));
+	assert_int_equal(outcome(), STAYED);
+	assert_non_null(strstr(info_of(FAKE_A).error.text, "malformed ZERO"));
+	finish();
+}
+
+/* A target that says nothing but that it is alive must not keep the guest frozen for ever. */
+static void test_frozen_too_long(void **state)
+{
+	struct mig_session *t;
+	struct vm *vm;
+
+	(void)state;
+	fake_setup(17);
+	begin(17, true);
+	assert_true(run_to(SRC_VERIFY));
+	vm = fake_guest(FAKE_A);
+	t = fake_guest(FAKE_B)->mig;
+	for (int i = 0; i < 1000 && vm->mig; i++) {
+		wire_begin(&t->out, WIRE_KEEPALIVE);
+		assert_int_equal(wire_end(&t->out), 0);
+		(void)!wire_flush(&t->out, t->stream);
+		fake_switch(FAKE_A);
+		mig_poll();
+		world->now_us += 10000;
+	}
+	assert_null(vm->mig);
+	assert_int_equal(vm->state, RS_RUNNING);
+	assert_non_null(strstr(info_of(FAKE_A).error.text, "frozen"));
+	assert_true(settle(3000));
+	assert_int_equal(outcome(), STAYED);
+	finish();
+}
+
+/* The target never comes back. Stopping the waiting copy frees its memory; giving it up frees its name, under an epoch
+ * above that of whatever the target may have. */
+static void test_window_target_gone(void **state)
+{
+	struct error e = { 0 };
+	struct vm *vm;
+
+	(void)state;
+	to_window(true);
+	break_link();
+	for (int i = 0; i < 300; i++)
+		fake_step(STEP_US);
+	vm = fake_guest(FAKE_A);
+	assert_int_equal(mig_give_up(vm, &e), -E_STATE);
+	assert_non_null(strstr(e.text, "stop"));
+	vm->state = RS_SHUTDOWN;
+	for (int i = 0; i < 300; i++)
+		fake_step(STEP_US);
+	assert_null(fake_vm(vm)->ram);
+	assert_non_null(vm->mig);
+	/* The truth still counts if it comes in time ... */
+	world->net_down = false;
+	assert_true(settle(3000));
+	assert_int_equal(vm->state, RS_POSTMIGRATE);
+	finish();
+	/* ... and if it does not come, the operator decides. */
+	to_window(true);
+	break_link();
+	vm = fake_guest(FAKE_A);
+	for (int i = 0; i < 10; i++)
+		fake_step(STEP_US);
+	vm->state = RS_SHUTDOWN;
+	fake_restart(FAKE_B);
+	for (int i = 0; i < 10; i++)
+		fake_step(STEP_US);
+	assert_int_equal(mig_give_up(vm, NULL), 0);
+	assert_null(vm->mig);
+	assert_true(vm->owner);
+	assert_int_equal(vm->epoch, 2);
+	assert_int_equal(vm->state, RS_SHUTDOWN);
+	assert_null(vm->dirty);
+	assert_string_equal(info_of(FAKE_A).status, "failed");
+	assert_int_equal(mig_give_up(vm, NULL), -E_STATE);
+	assert_true(settle(3000));
+	finish();
+}
+
 static void test_versions(void **state)
 {
 	struct stream *far, *near;
@@ -765,6 +892,10 @@ int main(void)
 		cmocka_unit_test(test_window),
 		cmocka_unit_test(test_window_target_restarts),
 		cmocka_unit_test(test_commit_after_resolve),
+		cmocka_unit_test(test_never_sent),
+		cmocka_unit_test(test_zero_flood),
+		cmocka_unit_test(test_frozen_too_long),
+		cmocka_unit_test(test_window_target_gone),
 		cmocka_unit_test(test_versions),
 		cmocka_unit_test(test_self),
 	};

@@ -139,6 +139,7 @@ bool ram_note(struct ram *r, u64 gfn, u64 hash)
 	*s = ram_mix(hash, gfn);
 	/* The fold is kept up as pages go, so that the freeze does not pay for it. */
 	r->fold += *s - old;
+	r->noted += !old;
 	return old != 0;
 }
 

@@ -10,6 +10,7 @@ struct ram {
 	u64 **hash;         /* [gfn >> 9] -> 512 hashes, or NULL */
 	u64 chunks;
 	u64 fold;
+	u64 noted;          /* pages that have a hash; the fold proves something only if these are all */
 	u64 *todo;          /* source: bit per gfn */
 	u64 todo_words, todo_pages, cursor;
 	u64 verify_gfn, verify_fold;

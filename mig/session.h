@@ -17,6 +17,7 @@ struct mig_timeouts {
 	u64 connect;    /* TCP, TLS, HELLO, CONFIG to READY */
 	u64 precopy;    /* no byte taken or received for so long */
 	u64 freeze;     /* the same, guest stopped, until PREPARED */
+	u64 frozen;     /* guest stopped, all in all, until PREPARED: bytes that trickle must not hold it for ever */
 	u64 commit;     /* COMMIT to COMMITTED, or PREPARED to COMMIT on the target */
 	u64 silence;    /* target: nothing from the source */
 	u64 keepalive;  /* busy with something long: say so this often */
@@ -59,14 +60,14 @@ struct mig_session {
 	bool round_done, awaiting, freeze_due; /* all pages of the round queued; its echo is to come; freeze as soon as possible */
 	u64 last_todo;          /* pages that were left at the end of the round before */
 	u64 freeze_us, freeze_tsc;
-	u64 work;                        /* done in this turn, in bytes sent or as much work as that */
 	u64 round_us, rate;              /* rate: page bytes per second, 0 unknown */
 	u64 console_sent;
 	struct { u64 gfn; u32 count; } zero_runs[WIRE_MAX_ZERO_RUNS];
-	u32 n_zero_runs;
+	u32 n_zero_runs, n_zero_pages;
 	u32 retry;
 	u64 retry_us;
 	/* both */
+	u64 work;                        /* done in this turn, in bytes sent or as much work as that */
 	u8 *state;                       /* MIG_STATE_PAGES frames */
 	size_t state_len, state_sent;
 	/* target */

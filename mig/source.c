@@ -97,6 +97,37 @@ static void source_returned(struct mig_session *s, const struct error *e)
 	source_fail(s, e);
 }
 
+/* The operator says that the target does not have it. If he is wrong, the target's is the older one from now on. */
+static void source_gave_up(struct mig_session *s, const struct error *e)
+{
+	s->vm->epoch = s->key.epoch;
+	source_returned(s, e);
+}
+
+/* An operator has stopped the waiting copy: it will not run on whatever the target says, so its memory is free. */
+static void drop_stopped(struct mig_session *s)
+{
+	if (!s->gave_up || !s->ram_ready || !vm_is_dead(s->vm))
+		return;
+	untrack(s);
+	ram_free(&s->ram);
+	s->ram_ready = false;
+	vm_release(s->vm);
+}
+
+int mig_give_up(struct vm *vm, struct error *e)
+{
+	struct mig_session *s = vm->mig;
+	struct error why = { 0 };
+
+	if (!s || !s->gave_up || !vm_is_dead(vm))
+		return error_set(e, E_STATE, "guest %s is no stopped copy that waits for the outcome of its move%s", vm->config.name,
+				 s && s->gave_up ? ": stop it first" : "");
+	error_set(&why, E_STATE, "given up by an operator before host %s said whether it has the guest", s->peer);
+	source_gave_up(s, &why);
+	return 0;
+}
+
 /* The link died after COMMIT: whether the target runs the guest is not known here, so it waits. */
 static void source_wait(struct mig_session *s, const char *why)
 {
@@ -200,7 +231,7 @@ static int send_zero_runs(struct mig_session *s)
 		wire_put_u32(w, s->zero_runs[i].count);
 		wire_put_u32(w, 0);
 	}
-	s->n_zero_runs = 0;
+	s->n_zero_runs = s->n_zero_pages = 0;
 	return wire_end(&s->out);
 }
 
@@ -217,6 +248,7 @@ static void add_zero(struct mig_session *s, u64 gfn)
 	count_page(s, gfn, ram_hash_of_zero());
 	s->info->zero_pages++;
 	session_round(s)->zero++;
+	s->n_zero_pages++;
 	if (n && s->zero_runs[n - 1].gfn + s->zero_runs[n - 1].count == gfn) {
 		s->zero_runs[n - 1].count++;
 		return;
@@ -224,6 +256,11 @@ static void add_zero(struct mig_session *s, u64 gfn)
 	s->zero_runs[n].gfn = gfn;
 	s->zero_runs[n].count = 1;
 	s->n_zero_runs++;
+}
+
+static bool zero_runs_full(const struct mig_session *s)
+{
+	return s->n_zero_runs == WIRE_MAX_ZERO_RUNS || s->n_zero_pages == WIRE_MAX_ZERO_PAGES;
 }
 
 static int send_pages(struct mig_session *s, const u64 *gfns, u32 n)
@@ -273,7 +310,7 @@ static int fill(struct mig_session *s)
 	u64 gfns[WIRE_MAX_PAGES], gfn = 0;
 	u32 n = 0;
 
-	for (u32 i = 0; i < SCAN_PAGES && n < WIRE_MAX_PAGES && s->n_zero_runs < WIRE_MAX_ZERO_RUNS; i++) {
+	for (u32 i = 0; i < SCAN_PAGES && n < WIRE_MAX_PAGES && !zero_runs_full(s); i++) {
 		gfn = ram_take(&s->ram);
 		if (gfn == ~0ull)
 			break;
@@ -283,7 +320,7 @@ static int fill(struct mig_session *s)
 		else
 			gfns[n++] = gfn;
 	}
-	if (gfn == ~0ull || s->n_zero_runs == WIRE_MAX_ZERO_RUNS)
+	if (gfn == ~0ull || zero_runs_full(s))
 		if (send_zero_runs(s))
 			return -E_RANGE;
 	if (n && send_pages(s, gfns, n))
@@ -373,6 +410,12 @@ static void next_round(struct mig_session *s)
 
 static int state_begin(struct mig_session *s, struct error *e)
 {
+	u64 pages = guest_ram_pages(s->vm);
+
+	/* The sums of both ends would agree without it. */
+	if (s->ram.noted != pages)
+		return error_set(e, E_STATE, "%llu of %llu pages of guest %s were never sent: this is a fault of Godwit",
+				 (unsigned long long)(pages - s->ram.noted), (unsigned long long)pages, s->key.guest);
 	vm_state_sync(s->vm);
 	s->state_sent = 0;
 	if (state_save(s->vm, s->state, STATE_MAX_BYTES, &s->state_len, e))
@@ -507,7 +550,7 @@ static int on_unknown(struct mig_session *s, struct wire_reader *r, struct error
 	/* Stopped by the operator: then this copy will not run on, and only its name is left to give back. */
 	if (!vm_is_dead(s->vm))
 		return -E_STATE;
-	source_returned(s, e);
+	source_gave_up(s, e);
 	return 0;
 }
 
@@ -752,6 +795,9 @@ static int check_time(const struct mig_session *s, struct error *e)
 		limit = t->connect;
 		since = s->step_us;
 	}
+	if (s->frozen && !s->gave_up && now - s->freeze_us > t->frozen)
+		return error_set(e, E_TIMEOUT, "guest %s would stay frozen for more than %llu s: the link to host %s is too slow, or that "
+				 "host is stuck", s->key.guest, (unsigned long long)t->frozen / 1000000, s->peer);
 	if (now - since <= limit)
 		return 0;
 	return error_set(e, E_TIMEOUT, "host %s did not answer for %llu s (phase %s): check that it is up and reachable", s->peer,
@@ -763,6 +809,7 @@ bool source_poll(struct mig_session *s)
 	struct error e = { 0 };
 	int rc = check_guest(s, &e);
 
+	drop_stopped(s);
 	if (!rc && s->step == SRC_WAIT)
 		return wait_turn(s);
 	if (!rc)

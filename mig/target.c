@@ -268,8 +268,12 @@ static int put_zero(struct mig_session *s, u64 gfn, struct error *e)
 		return error_set(e, E_PROTO, "host %s sent page 0x%llx, which is not memory of guest %s", s->peer,
 				 (unsigned long long)gfn, s->key.guest);
 	/* Fresh guest memory is zero (frame_alloc_2m): only what was written before must be cleared. */
-	if (ram_noted(&s->ram, gfn) && guest_write(s->vm, gpa(gfn << PAGE_SHIFT), zero, PAGE_SIZE))
-		return -E_RANGE;
+	s->work += PAGE_SIZE / 64;
+	if (ram_noted(&s->ram, gfn)) {
+		if (guest_write(s->vm, gpa(gfn << PAGE_SHIFT), zero, PAGE_SIZE))
+			return -E_RANGE;
+		s->work += PAGE_SIZE;
+	}
 	if (ram_note(&s->ram, gfn, ram_hash_of_zero()))
 		s->info->resent_pages++;
 	s->info->zero_pages++;
@@ -279,7 +283,7 @@ static int put_zero(struct mig_session *s, u64 gfn, struct error *e)
 
 static int on_zero(struct mig_session *s, struct wire_reader *r, struct error *e)
 {
-	u32 runs = wire_u32(r), zero = wire_u32(r);
+	u32 runs = wire_u32(r), zero = wire_u32(r), left = WIRE_MAX_ZERO_PAGES;
 
 	if (r->bad || zero || runs == 0 || runs > WIRE_MAX_ZERO_RUNS || (size_t)(r->end - r->p) != runs * 16ul)
 		return malformed(s, WIRE_ZERO, e);
@@ -287,8 +291,9 @@ static int on_zero(struct mig_session *s, struct wire_reader *r, struct error *e
 		u64 gfn = wire_u64(r);
 		u32 count = wire_u32(r);
 
-		if (wire_u32(r) || count == 0)
+		if (wire_u32(r) || count == 0 || count > left)
 			return malformed(s, WIRE_ZERO, e);
+		left -= count;
 		for (; count; count--, gfn++) {
 			int rc = put_zero(s, gfn, e);
 
@@ -376,6 +381,10 @@ static int check_hash(struct mig_session *s, u64 fold, u64 pages, struct error *
 	if (pages != guest_ram_pages(s->vm))
 		return error_set(e, E_PROTO, "guest %s has %llu pages there and %llu here", s->key.guest, (unsigned long long)pages,
 				 (unsigned long long)guest_ram_pages(s->vm));
+	/* What never came is in neither sum. */
+	if (s->ram.noted != pages)
+		return error_set(e, E_PROTO, "host %s never sent %llu of %llu pages of guest %s", s->peer,
+				 (unsigned long long)(pages - s->ram.noted), (unsigned long long)pages, s->key.guest);
 	if (fold != s->ram.fold)
 		return error_set(e, E_PROTO, "the memory of guest %s arrived with hash %016llx, the source has %016llx: the copy is "
 				 "not used", s->key.guest, (unsigned long long)s->ram.fold, (unsigned long long)fold);
@@ -600,7 +609,7 @@ static int turn(struct mig_session *s, struct error *e)
 	if (s->full_pending)
 		return full_turn(s, e);
 	/* What cannot be answered is not read. */
-	while (read < MIG_POLL_BYTES && wire_out_empty(&s->out)) {
+	for (s->work = 0; read + s->work < MIG_POLL_BYTES && wire_out_empty(&s->out);) {
 		rc = wire_recv(&s->in, s->stream, &r, &read, e);
 		if (rc < 0)
 			return rc;

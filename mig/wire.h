@@ -9,6 +9,7 @@
 #define WIRE_ALPN "godwit-mig/1"
 #define WIRE_MAX_PAGES 16u               /* pages in one PAGES frame */
 #define WIRE_MAX_ZERO_RUNS 256u
+#define WIRE_MAX_ZERO_PAGES 16384u        /* in all runs of one ZERO frame: bounds what the receiver does at a time */
 #define WIRE_MAX_PAYLOAD (WIRE_MAX_PAGES * 4096u + 4096u)
 #define WIRE_HEADER 8u
 #define WIRE_MAX_TEXT 300u

@@ -271,13 +271,29 @@ static void query_migrate(struct command_call *c, const cJSON *args)
 
 /* --- Guests --- */
 
+/* The operator vouches that no other host has the guest: one that moved to a host which is gone is ours again. */
+static bool take_back(struct command_call *c, struct vm *vm)
+{
+	if (vm->mig && mig_give_up(vm, &c->error)) {
+		c->error_class = "GenericError";
+		return false;
+	}
+	if (vm->state == RS_POSTMIGRATE) {
+		log_warn("control", "guest %s is taken back from host %s by %s", vm->config.name, vm->owner_name, c->who->peer_name);
+		vm->state = RS_SHUTDOWN;
+		snprintf(vm->reason, sizeof(vm->reason), "taken back from host %s", vm->owner_name);
+	}
+	return true;
+}
+
 static void guest_start(struct command_call *c, const cJSON *args)
 {
-	struct vm *vm = arg_vm_settled(c, args);
+	bool force = arg_bool(args, "force");
+	struct vm *vm = force ? arg_vm(c, args, "guest") : arg_vm_settled(c, args);
 
 	if (vm && !host_caps()->usable)
 		fail(c, "GenericError", "guests cannot run on host '%s': %s", boot->config.host_name, host_caps()->remedy);
-	else if (vm)
+	else if (vm && (!force || take_back(c, vm)))
 		result(c, vm_start(vm, &c->error));
 }
 

@@ -135,6 +135,14 @@ int mig_start(struct vm *vm, const struct mig_params *p, struct error *e)
 
 int mig_cancel(struct vm *vm, struct error *e) { return note("cancel", vm, e); }
 
+int mig_give_up(struct vm *vm, struct error *e)
+{
+	if (!vm_is_dead(vm))
+		return error_set(e, E_STATE, "stop it first");
+	vm->mig = NULL;
+	return 0;
+}
+
 int mig_query(const char *guest, struct mig_info *out)
 {
 	if (!have_info || strcmp(guest, info.guest))
@@ -472,8 +480,17 @@ static void test_guests(void **state)
 	}
 	assert_string_equal(did, "");
 	expect(p, "{\"execute\":\"migrate_cancel\",\"arguments\":{\"guest\":\"one\"}}", "{\"return\":{}}");
-	guests[0].mig = NULL;
+	/* By force only a copy that waits for its move's outcome and has been stopped, or one that has left. */
+	expect_error(p, "{\"execute\":\"guest-start\",\"arguments\":{\"guest\":\"one\",\"force\":true}}", "GenericError", "stop it first");
 	guests[0].state = RS_SHUTDOWN;
+	expect_error(p, "{\"execute\":\"guest-start\",\"arguments\":{\"guest\":\"one\"}}", "GenericError", "being moved");
+	expect(p, "{\"execute\":\"guest-start\",\"arguments\":{\"guest\":\"one\",\"force\":true}}", "{\"return\":{}}");
+	assert_string_equal(did, "start one");
+	assert_null(guests[0].mig);
+	guests[0].state = RS_POSTMIGRATE;
+	strcpy(guests[0].owner_name, "b");
+	expect(p, "{\"execute\":\"guest-start\",\"arguments\":{\"guest\":\"one\",\"force\":true}}", "{\"return\":{}}");
+	assert_int_equal(guests[0].state, RS_SHUTDOWN); /* for vm_start() to take it */
 	expect_error(p, "{\"execute\":\"guest-stop\",\"arguments\":{\"guest\":\"one\"}}", "GenericError", "it is shutdown");
 	expect_error(p, "{\"execute\":\"stop\",\"arguments\":{\"guest\":\"one\"}}", "GenericError", "only a running guest");
 	caps.usable = false;

@@ -8,11 +8,12 @@
 #include "context.h"
 #include "fleet.h"
 
-enum { OPT_HOST = 0x200 };
+enum { OPT_HOST = 0x200, OPT_FORCE };
 
 struct guest_args {
 	struct context ctx;
 	char *guest, *host;
+	bool force;
 };
 
 static const struct verb {
@@ -27,6 +28,8 @@ static const struct verb {
 
 static const struct argp_option guest_options[] = {
 	{ "host", OPT_HOST, "HOST", 0, "the host that has the guest (default: ask all hosts)", 0 },
+	{ "force", OPT_FORCE, 0, 0, "start, with --host: also a guest that moved to another host, which is gone for"
+	  " good. If it is not gone, the guest runs twice", 0 },
 	{ 0 },
 };
 
@@ -40,6 +43,9 @@ static error_t guest_parse(int key, char *arg, struct argp_state *state)
 		break;
 	case OPT_HOST:
 		a->host = arg;
+		break;
+	case OPT_FORCE:
+		a->force = true;
 		break;
 	case ARGP_KEY_ARG:
 		if (a->guest)
@@ -60,8 +66,11 @@ static int guest_run(struct guest_args *a, const struct verb *v, struct fleet *f
 {
 	bool start = !strcmp(v->name, "start");
 	struct answer *at;
-	cJSON *now = NULL;
+	cJSON *now = NULL, *args;
 	int code;
+
+	if (a->force && (!start || !a->host))
+		return fail_set(f, GW_USAGE, "--force is for 'godwit start' with --host only");
 
 	/* Starting a guest that lives on a host that was not asked would make it run twice. */
 	code = fleet_ask(&a->ctx, &a->host, a->host ? 1 : 0, false, fleet, f);
@@ -70,7 +79,10 @@ static int guest_run(struct guest_args *a, const struct verb *v, struct fleet *f
 	at = fleet_find(fleet, a->guest, start, f);
 	if (!at)
 		return f->code;
-	code = qmp_call(&at->qmp, v->command, qmp_guest(a->guest), NULL, f);
+	args = qmp_guest(a->guest);
+	if (a->force)
+		cJSON_AddTrueToObject(args, "force");
+	code = qmp_call(&at->qmp, v->command, args, NULL, f);
 	if (code == GW_NO_HOST) {
 		char reason[700];
 
