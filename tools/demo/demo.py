@@ -8,7 +8,6 @@ Logs stay in build/demo/.
 import argparse
 import ctypes
 import fcntl
-import json
 import os
 import pty
 import re
@@ -24,28 +23,19 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
 sys.path[:0] = [HERE, os.path.join(TOP, "tools", "bench")]
 import bench
+import cluster
 import verdict
 from screen import Screen, SideBySide
 
 BUILD = os.path.join(TOP, "build")
 DIR = os.path.join(BUILD, "demo")
-STATE = os.path.join(DIR, "operator")
-GODWIT = os.path.join(BUILD, "godwit")
 PARTS = {
-    "godwit.efi": os.path.join(BUILD, "godwit.efi"),
     "vmlinuz": os.path.join(BUILD, "linux", "vmlinuz"),
     "initrd.cpio": os.path.join(BUILD, "guests", "initrd.cpio"),
 }
 BEATS_BEFORE, BEATS_AFTER = 30, 40
 DIRTY_MIB_S = 4
 
-HOST_CONF = """[host]
-name = {name}
-[network]
-mode = static
-address = 10.0.2.15/24
-gateway = 10.0.2.2
-"""
 # cryptomgr.notests skips self-tests of the guest kernel's crypto library: most of its boot time in an emulator.
 GUEST_CONF = f"""[guest web]
 memory = 128M
@@ -65,27 +55,10 @@ def die_with_parent():
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def godwit(*args):
-    """Run the godwit command to its end and return what it printed; Failed if it fails."""
-    done = subprocess.run(
-        [GODWIT, *args],
-        env={**os.environ, "GODWIT_DIR": STATE},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=60,
-        check=False,
-    )
-    if done.returncode:
-        raise Failed(f"'godwit {' '.join(args)}' failed: {(done.stderr or done.stdout).strip()}")
-    return done.stdout
-
-
 class Command:
     """A godwit command that runs while the demo goes on. lines: what it has printed, current: its live line."""
 
-    def __init__(self, args, columns):
+    def __init__(self, args, env, columns):
         """columns: width of the terminal that it shall believe in; 0 = a pipe."""
         self.lines, self.current, self.rest = [], "", b""
         if columns:
@@ -95,8 +68,8 @@ class Command:
             self.fd, out = os.pipe()
         os.set_blocking(self.fd, False)
         self.process = subprocess.Popen(
-            [GODWIT, *args],
-            env={**os.environ, "GODWIT_DIR": STATE},
+            [cluster.GODWIT, *args],
+            env=env,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -132,54 +105,17 @@ class Demo:
     def __init__(self, screen):
         self.screen = screen
         self.view = SideBySide(screen)
-        self.hosts, self.link, self.command = {}, None, None
+        self.cluster, self.hosts, self.command = None, {}, None
         self.shown = {"A": 0, "B": 0}
         self.showing = False
 
-    # The stage
-
     def prepare(self):
         """Identities and boot disks."""
-        missing = [p for p in (GODWIT, *PARTS.values()) if not os.path.exists(p)]
-        if missing:
-            raise Failed(f"{os.path.relpath(missing[0], TOP)} is missing. Run 'make demo' in {TOP}.")
-        try:
-            if os.path.isdir(DIR):
-                shutil.rmtree(DIR)
-            os.makedirs(DIR)
-        except PermissionError:
-            raise Failed(
-                "build/demo belongs to another user. Remove it: sudo rm -r build/demo"
-            ) from None
-        godwit("ca", "init", "--cluster", "demo")
-        for name in ("a", "b"):
-            esp = os.path.join(DIR, "esp-" + name)
-            self.hosts[name.upper()] = bench.Host(name, esp, DIR)
+        self.cluster = cluster.Cluster(DIR)
         # Host a reaches b through a link that counts; b never has to reach a.
-        self.link = bench.Link(self.hosts["B"])
-        for name, peer_port in (("a", self.hosts["A"].port), ("b", self.link.port)):
-            godwit(
-                "ca", "enroll", name,
-                "--address", f"127.0.0.1:{self.hosts[name.upper()].port}",
-                "--peer-address", f"{bench.BENCH_IP}:{peer_port}",
-            )
-            self.stage(name)
+        b = self.cluster.host("b", link=True)
+        self.hosts = {"A": self.cluster.host("a", GUEST_CONF, PARTS), "B": b}
         self.screen.event("a certificate authority made, hosts a and b enrolled with it")
-
-    def stage(self, name):
-        """The folder that becomes the host's boot disk."""
-        esp = os.path.join(DIR, "esp-" + name)
-        shutil.copytree(os.path.join(STATE, "esp", name), esp)
-        boot, home = os.path.join(esp, "EFI", "BOOT"), os.path.join(esp, "godwit")
-        os.makedirs(boot)
-        shutil.copy(PARTS["godwit.efi"], os.path.join(boot, "BOOTX64.EFI"))
-        conf = HOST_CONF.format(name=name)
-        if name == "a":
-            conf += GUEST_CONF
-            for part in ("vmlinuz", "initrd.cpio"):
-                shutil.copy(PARTS[part], home)
-        with open(os.path.join(home, "godwit.conf"), "w", encoding="ascii") as f:
-            f.write(conf)
 
     # What goes on
 
@@ -271,7 +207,7 @@ class Demo:
         if not self.screen.tty:
             self.screen.event("$ godwit migrate web b", "bold")
         columns = shutil.get_terminal_size((80, 24)).columns if self.screen.tty else 0
-        self.command = Command(["migrate", "web", "b"], columns)
+        self.command = Command(["migrate", "web", "b"], self.cluster.env(), columns)
         self.wait("the end of the move", lambda: self.command.process.poll() is not None, 240)
         self.watch()
         code = self.command.process.returncode
@@ -283,8 +219,8 @@ class Demo:
     def figures(self):
         """(faults, query-migrate's answer of host a, who owns the guest in the hosts' own words)."""
         faults = []
-        moved = json.loads(godwit("migrate-status", "web", "--host", "a", "--json"))
-        hosts = {h["name"]: h for h in json.loads(godwit("status", "--json"))["hosts"]}
+        moved = self.cluster.query("migrate-status", "web", "--host", "a")
+        hosts = {h["name"]: h for h in self.cluster.query("status")["hosts"]}
         on = {
             name: next((g for g in host.get("guests", []) if g["name"] == "web"), None)
             for name, host in hosts.items()
@@ -302,7 +238,7 @@ class Demo:
     def judge(self):
         """Prints what was found; returns the faults."""
         faults, moved, on = self.figures()
-        link_bytes = self.link.bytes["to"] + self.link.bytes["back"]
+        link = self.hosts["B"].link.bytes
         self.watch()
         self.close()
         seen, facts = verdict.judge(self.log("A"), self.log("B"))
@@ -356,7 +292,7 @@ class Demo:
             (
                 "bytes over the link",
                 f"{ram['transferred'] / 1e6:.1f} MB out of host A (TLS 1.3); the link itself counted"
-                f" {link_bytes / 1e6:.1f} MB",
+                f" {sum(link.values()) / 1e6:.1f} MB",
             ),
         ):
             say(f"  {name + ':':<26} {value}")
@@ -366,10 +302,8 @@ class Demo:
         """Everything off. Harmless when it is."""
         if self.command:
             self.command.stop()
-        for host in self.hosts.values():
-            host.stop()
-        if self.link:
-            self.link.close()
+        if self.cluster:
+            self.cluster.stop()
 
 
 def introduce(screen):

@@ -1,0 +1,243 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Measures what Godwit costs, and sets it beside KVM/QEMU and what we aim at. `make bench` runs it.
+
+    tools/bench/measure.py [PART...]        parts: host move; none = all
+
+Prints a table and writes build/bench.json, a flat object of numbers; parts that were not run keep their old
+figures there. In Bochs one instruction is one tick, so ticks do not depend on the machine that runs it; in QEMU
+with KVM they are the CPU's own. Figures are not tests: a missed aim is not a failure (exit code 0).
+"""
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+import bench
+import cluster
+
+GUESTS = os.path.join(bench.BUILD, "guests")
+OUT = os.path.join(bench.BUILD, "bench.json")
+MOVES = 3  # of each kind; the median counts
+DIRTY_MIB_S = 16
+
+# KVM and QEMU 7.2 on stock Debian 12, measured in the same emulator (same unit); and what Godwit aims at. A move's
+# figures there are with TLS, both ends together.
+KVM = {
+    "exit.cpuid.ticks": 1421,
+    "exit.vmcall.ticks": 1216,
+    "exit.mmio.ticks": None,
+    "exit.pmtimer.ticks": 5945,
+    "boot.first_guest_output.ticks": 8.7e9,
+    "hypervisor.memory.bytes": 104e6,
+    "move.idle.wire_bytes": 67.1e6,
+    "move.idle.freeze_ticks": 270e6,
+    "move.idle.busy_ticks_per_byte": 20,
+    "move.dirty16.wire_bytes": 86.05e6,
+    "move.dirty16.freeze_ticks": 429e6,
+}
+AIM = {
+    "exit.cpuid.ticks": 300,
+    "exit.vmcall.ticks": 300,
+    "exit.pmtimer.ticks": 600,
+    "boot.first_guest_output.ticks": 1.0e9,
+    "hypervisor.memory.bytes": (32 << 20) - 1,
+    "move.idle.freeze_ticks": 10e6,
+    "move.idle.busy_ticks_per_byte": 8,
+}
+
+TINY = """[guest hello]
+kernel = hello.elf
+memory = 16M
+autostart = yes
+debug-exit = yes
+console = serial
+[guest exits]
+kernel = exits.elf
+memory = 16M
+autostart = yes
+debug-exit = yes
+console = serial
+"""
+LINUX = """[guest web]
+memory = 128M
+kernel = vmlinuz
+initrd = initrd.cpio
+cmdline = console=ttyS0 cryptomgr.notests hb.pattern_mb=1
+autostart = yes
+console = serial
+"""
+LINUX_FILES = {
+    "vmlinuz": os.path.join(bench.BUILD, "linux", "vmlinuz"),
+    "initrd.cpio": os.path.join(GUESTS, "initrd.cpio"),
+}
+
+
+def note(text):
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+def directory(part):
+    return os.path.join(bench.BUILD, "bench-" + part)
+
+
+def measure_host():
+    """Exits, and the time from power-on to a tiny guest's first byte."""
+    run = cluster.Cluster(directory("host"), "bench")
+    files = {name: os.path.join(GUESTS, name) for name in ("hello.elf", "exits.elf")}
+    host = run.host("a", TINY, files)
+    try:
+        note("one host, tiny guests")
+        host.start()
+        end = host.wait_for(r"^exits\| GUEST (PASS|FAIL)", timeout=180)
+        if end[1] != "PASS":
+            raise bench.BenchError(f"the guest 'exits' failed; see {host.serial_path}")
+        found = {
+            f"exit.{kind}.ticks": int(n)
+            for kind, n in re.findall(r"^exits\| BENCH exit\.(\w+)\.ticks=(\d+)", host.serial(), re.M)
+        }
+        (answer,) = run.query("status")["hosts"]
+        found["boot.first_guest_output.ticks"] = answer["host"]["first-guest-output-ticks"]
+        return found
+    finally:
+        run.stop()
+
+
+def one_move(run, source, target):
+    """Move the guest; its figures as both ends tell them."""
+    run.godwit("migrate", "web", target)
+    out = run.query("migrate-status", "web", "--host", source)
+    into = run.query("migrate-status", "web", "--host", target)
+    if out["status"] != "completed" or not out["hash-verified"]:
+        raise bench.BenchError(f"the move was not completed and verified: {out}")
+    sent = out["ram"]["transferred"]
+    return {
+        "wire_bytes": sent,
+        "rounds": out["round"],
+        "resent_pages": out["ram"]["pages-resent"],
+        # By the source's clock, up to the target's answer that the guest runs.
+        "freeze_us": out["downtime-us"],
+        "freeze_ticks": out["downtime-ticks"],
+        "wall_us": out["total-time-us"],
+        "busy_ticks_per_byte": round((out["busy-ticks"] + into["busy-ticks"]) / sent, 2),
+    }
+
+
+def moves(run, kind, found):
+    """There and back again; the median of each figure."""
+    ends, all_figures = ("a", "b"), []
+    for i in range(MOVES):
+        source, target = ends[i % 2], ends[(i + 1) % 2]
+        figures = one_move(run, source, target)
+        note(f"move {kind} {source} to {target}: " + ", ".join(f"{k} {v}" for k, v in figures.items()))
+        all_figures.append(figures)
+        time.sleep(2)
+    if MOVES % 2:
+        run.godwit("migrate", "web", ends[0])
+    for key in all_figures[0]:
+        found[f"move.{kind}.{key}"] = statistics.median(f[key] for f in all_figures)
+
+
+def dirty_from_now(run, host):
+    """Tells the guest on its console to rewrite memory. `godwit console` would stay as long as the guest talks."""
+    command = [cluster.GODWIT, "console", "web"]
+    with subprocess.Popen(
+        command, env=run.env(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    ) as console:
+        console.stdin.write(f"dirty {DIRTY_MIB_S}\n".encode())
+        console.stdin.flush()
+        try:
+            host.wait_for(r"^web\| HB SET dirty=", timeout=60)
+        finally:
+            console.kill()
+
+
+def measure_move():
+    """Moves of a 128 MiB Linux guest between two hosts, idle and while it dirties memory."""
+    run = cluster.Cluster(directory("move"), "bench")
+    b = run.host("b")
+    a = run.host("a", LINUX, LINUX_FILES)
+    found = {}
+    try:
+        note("two hosts, a Linux guest of 128 MiB")
+        a.start()
+        b.start()
+        b.wait_for(r"hv: ready", timeout=180)
+        a.wait_for(r"^web\| HB seq=10 ", timeout=300)
+        hosts = {h["name"]: h["host"] for h in run.query("status")["hosts"]}
+        found["hypervisor.memory.bytes"] = hosts["a"]["hypervisor-memory"]
+        moves(run, "idle", found)
+        dirty_from_now(run, a)
+        moves(run, f"dirty{DIRTY_MIB_S}", found)
+        text = a.serial() + b.serial()
+        if "HB FAIL" in text or not re.search(r"^web\| HB seq=\d+ .* chk=OK ", b.serial(), re.M):
+            raise bench.BenchError(f"the guest found a fault; see the logs in {directory('move')}")
+        return found
+    finally:
+        run.stop()
+
+
+PARTS = {"host": measure_host, "move": measure_move}
+
+
+def text(value):
+    """A figure for people: 1,421 or 8.70e9."""
+    if value is None:
+        return "-"
+    if value >= 1e9:
+        return f"{value / 1e9:.2f}e9"
+    if value >= 1e6:
+        return f"{value / 1e6:.1f}e6"
+    return f"{value:,.2f}".rstrip("0").rstrip(".")
+
+
+def table(figures):
+    """The figures beside KVM/QEMU's and the aims, as text."""
+    lines = [f"{'':34}{'Godwit':>10}{'KVM/QEMU':>11}{'aim':>10}"]
+    for key in sorted(figures):
+        aim = AIM.get(key)
+        verdict = "" if aim is None else "  met" if figures[key] <= aim else "  MISSED"
+        lines.append(
+            f"{key:34}{text(figures[key]):>10}{text(KVM.get(key)):>11}"
+            f"{'-' if aim is None else '<=' + text(aim):>10}{verdict}"
+        )
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help="host, move (default: both)")
+    parts = parser.parse_args().parts or list(PARTS)
+    for part in parts:
+        if part not in PARTS:
+            parser.error(f"no such part: {part} (there are {', '.join(PARTS)})")
+    bench.enter_netns()
+    figures = {}
+    if set(parts) != set(PARTS) and os.path.exists(OUT):
+        with open(OUT, encoding="ascii") as f:
+            figures = json.load(f)
+    emulator, reason = bench.pick_emulator()
+    note(f"{emulator} ({reason})")
+    try:
+        bench.selfcheck()
+        for part in parts:
+            figures.update(PARTS[part]())
+    except bench.BenchError as e:
+        sys.exit(f"bench: {e}")
+    print(table(figures))
+    with open(OUT, "w", encoding="ascii") as f:
+        json.dump(figures, f, indent="\t", sort_keys=True)
+        f.write("\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
