@@ -9,6 +9,8 @@ void *boot_pages(struct boot_info *bi, u64 bytes)
 	u64 pages = (bytes + PAGE_SIZE - 1) / PAGE_SIZE;
 	EFI_PHYSICAL_ADDRESS at = 0;
 
+	if (bytes >> 52) /* a file system that is damaged may claim anything */
+		return NULL;
 	if (EFI_ERROR(boot_st->BootServices->AllocatePages(AllocateAnyPages, EfiLoaderData, pages, &at)))
 		return NULL;
 	bi->boot_bytes += pages * PAGE_SIZE;

@@ -23,7 +23,7 @@ struct session {
 	struct stream *s;
 	enum role role;
 	char *line;               /* request being received */
-	size_t line_len, line_cap;
+	size_t line_len, line_cap, looked; /* looked: there is no line end before */
 	char *out;                /* answers and events not yet taken by the stream */
 	size_t out_len, out_sent, out_cap;
 	u64 last_us;              /* last request */
@@ -306,13 +306,18 @@ static unsigned lines_run(struct session *s)
 
 	if (!s->line_len)
 		return 0;
-	while (n < COMMANDS_PER_TURN && !s->why && s->out_len - s->out_sent < CONTROL_PAUSE_BYTES &&
-	       (eol = memchr(s->line + at, '\n', s->line_len - at))) {
+	while (n < COMMANDS_PER_TURN && !s->why && s->out_len - s->out_sent < CONTROL_PAUSE_BYTES) {
+		eol = memchr(s->line + s->looked, '\n', s->line_len - s->looked);
+		if (!eol) {
+			s->looked = s->line_len;
+			break;
+		}
 		request(s, s->line + at, (size_t)(eol - (s->line + at)));
-		at = (size_t)(eol - s->line) + 1;
+		at = s->looked = (size_t)(eol - s->line) + 1;
 		n++;
 	}
 	s->line_len -= at;
+	s->looked -= at;
 	memmove(s->line, s->line + at, s->line_len);
 	if (!s->line_len && s->line_cap > READ_CHUNK) {
 		heap_free(s->line);
@@ -341,7 +346,7 @@ static bool session_turn(struct session *s, u64 now)
 
 	/* Input: none while answers pile up, so a client that does not read cannot make us work. */
 	if (!s->why && s->out_len - s->out_sent < CONTROL_PAUSE_BYTES) {
-		if (s->line_len == s->line_cap && !memchr(s->line ? s->line : "", '\n', s->line_len) && !line_grow(s)) {
+		if (s->line_len == s->line_cap && s->looked == s->line_len && !line_grow(s)) {
 			send_error(s, NULL, "GenericError", s->line_cap >= CONTROL_MAX_LINE ? "the request is longer than 64 KiB" :
 				"this host has no memory for the request");
 			end(s, "its request was too long");
@@ -416,16 +421,23 @@ static enum role role_of(const char *name)
 
 void control_accept(struct stream *stream)
 {
-	unsigned slot = 0;
+	unsigned slot = CONTROL_MAX_SESSIONS, same = 0;
 	struct session *s;
 	cJSON *o, *q, *v;
 
-	while (slot < CONTROL_MAX_SESSIONS && sessions[slot])
-		slot++;
+	for (unsigned i = CONTROL_MAX_SESSIONS; i-- > 0;) {
+		if (!sessions[i])
+			slot = i;
+		else
+			same += !strcmp(sessions[i]->s->peer_name, stream->peer_name);
+	}
+	if (same >= CONTROL_MAX_PER_NAME)
+		slot = CONTROL_MAX_SESSIONS;
 	s = slot < CONTROL_MAX_SESSIONS ? heap_calloc(1, sizeof(*s)) : NULL;
 	if (!s) {
 		log_guest(LOG_WARN, "control", "%s (%s) at %s was turned away: %s", stream->peer_name, stream->peer_role,
-			stream->peer_addr, slot < CONTROL_MAX_SESSIONS ? "no memory" : "all sessions are in use");
+			stream->peer_addr, slot < CONTROL_MAX_SESSIONS ? "no memory" : same < CONTROL_MAX_PER_NAME ?
+			"all sessions are in use" : "it has 12 sessions already");
 		stream_close(stream);
 		return;
 	}

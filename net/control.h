@@ -5,6 +5,7 @@
 #include "net/stream.h"
 
 #define CONTROL_MAX_SESSIONS 16
+#define CONTROL_MAX_PER_NAME 12           /* so that a client that forgets to hang up keeps only itself out */
 #define CONTROL_MAX_LINE (64u << 10)      /* a longer request ends the session */
 #define CONTROL_PAUSE_BYTES (64u << 10)   /* above this much unsent output no request is read and no console output sent */
 #define CONTROL_MAX_OUTPUT (512u << 10)   /* above it the session ends */

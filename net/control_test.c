@@ -154,7 +154,7 @@ int mig_query(const char *guest, struct mig_info *out)
 /* --- Frame --- */
 
 static struct boot_info boot;
-static struct pipe *pipes[CONTROL_MAX_SESSIONS + 1];
+static struct pipe *pipes[CONTROL_MAX_SESSIONS + 2];
 
 static int setup(void **state)
 {
@@ -764,9 +764,13 @@ static void test_sessions(void **state)
 	struct pipe *p;
 
 	(void)state;
-	for (unsigned i = 0; i < CONTROL_MAX_SESSIONS; i++)
+	for (unsigned i = 0; i < CONTROL_MAX_PER_NAME; i++)
 		join("ann", "viewer");
-	p = join("bob", "viewer");
+	p = join("ann", "viewer");
+	assert_true(p->closed);
+	for (unsigned i = CONTROL_MAX_PER_NAME; i < CONTROL_MAX_SESSIONS; i++)
+		assert_false(join("bob", "viewer")->closed);
+	p = join("cat", "viewer");
 	assert_true(p->closed);
 	assert_int_equal(control_sessions(), CONTROL_MAX_SESSIONS);
 	pipes[0]->broken = true;

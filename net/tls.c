@@ -24,6 +24,10 @@
 #define STAGE_BYTES 16384        /* small writes are gathered into full records */
 #define CREDIT_BYTES (32 * 1024) /* window is given back in steps of this */
 #define OUTPUT_BYTES (32 * 1024) /* TCP is told to send in steps of this, so that segments are full */
+/* A control client that does not read, or asks without reading, holds no more than this each way: lwIP's memory is one
+ * pool, and whoever fills it cuts the host off. Nor does a stranger. Moves get TCP_SND_BUF and TCP_WND. */
+#define CONTROL_SND_BYTES (32 * 1024)
+#define CONTROL_WND (64 * 1024)
 #define FLUSH_US (5 * 1000000ull)
 #define LINGER_US (2 * 1000000ull)
 
@@ -48,6 +52,8 @@ struct conn {
 	bool rx_fin, sniffed;
 	bool given;                   /* somebody owns the stream and will close it */
 	u32 credit, unsent;
+	u32 withheld;                 /* of the window, as long as it is not known to be a move */
+	u32 snd_max;                  /* bytes that may wait in TCP */
 	mbedtls_ssl_context ssl;
 	bool ssl_live;
 	u8 *stage;
@@ -94,7 +100,7 @@ static bool cert_attr(const mbedtls_x509_crt *crt, const char *oid, size_t oid_l
 		for (size_t i = 0; i < n->val.len; i++) {
 			u8 c = n->val.p[i];
 
-			if (!(c >= '0' && c <= '9') && !(c >= 'a' && c <= 'z') && !(c >= 'A' && c <= 'Z') && !strchr("-._@", c))
+			if (!(c >= '0' && c <= '9') && !(c >= 'a' && c <= 'z') && !(c >= 'A' && c <= 'Z') && (!c || !strchr("-._@", c)))
 				return false;
 			out[i] = (char)c;
 		}
@@ -350,6 +356,9 @@ static void rx_drop(struct conn *c)
 		c->rx_off = 0;
 		pbuf_free(p);
 	}
+	/* All of it: lwIP closes with a reset if any of the window is missing. */
+	c->credit += c->withheld;
+	c->withheld = 0;
 }
 
 static void credit_return(struct conn *c)
@@ -534,6 +543,13 @@ static int conn_fail_tls(struct conn *c, int r)
 
 /* --- TCP below --- */
 
+static size_t tx_room(const struct conn *c)
+{
+	size_t queued = TCP_SND_BUF - c->pcb->snd_buf; /* tcp_sndbuf() says at most 64 KiB */
+
+	return queued < c->snd_max ? c->snd_max - queued : 0;
+}
+
 static int bio_send(void *arg, const unsigned char *buf, size_t len)
 {
 	struct conn *c = arg;
@@ -541,7 +557,7 @@ static int bio_send(void *arg, const unsigned char *buf, size_t len)
 
 	if (!c->pcb)
 		return MBEDTLS_ERR_NET_CONN_RESET;
-	room = tcp_sndbuf(c->pcb);
+	room = tx_room(c);
 	n = MIN(MIN(len, room), (size_t)0xffff);
 	/* Little room is no use: it would make little segments. */
 	if (n < len && n < TCP_MSS)
@@ -675,6 +691,7 @@ static struct conn *conn_new(struct tls_identity *id, struct tcp_pcb *pcb, bool 
 	c->s.ops = &conn_ops;
 	c->id = id;
 	c->inbound = inbound;
+	c->snd_max = TCP_SND_BUF;
 	c->given = !inbound;
 	c->state = inbound ? CONN_HANDSHAKE : CONN_CONNECTING;
 	c->progress_us = now_us();
@@ -726,6 +743,12 @@ static err_t on_accept(void *arg, struct tcp_pcb *pcb, err_t err)
 		return ERR_ABRT;
 	}
 	addr_text(c->s.peer_addr, &pcb->remote_ip, pcb->remote_port);
+	/* Only the SYN has announced a window yet, and that is never scaled: at most 64 KiB. */
+	if (pcb->rcv_wnd > CONTROL_WND) {
+		c->withheld = pcb->rcv_wnd - CONTROL_WND;
+		pcb->rcv_wnd = pcb->rcv_ann_wnd = CONTROL_WND;
+		pcb->rcv_ann_right_edge = pcb->rcv_nxt + CONTROL_WND;
+	}
 	return ERR_OK;
 }
 
@@ -811,6 +834,13 @@ static void conn_opened(struct conn *c)
 		return;
 	}
 	c->stage_size = MIN((u32)max, (u32)STAGE_BYTES);
+	if (strcmp(alpn, ALPN_MIG)) {
+		c->snd_max = CONTROL_SND_BYTES;
+	} else {
+		c->credit += c->withheld;
+		c->withheld = 0;
+		credit_return(c);
+	}
 	c->state = CONN_OPEN;
 	c->deadline = ~0ull;
 }
@@ -1014,7 +1044,7 @@ static bool conn_turn(struct conn *c, u64 now)
 			"nothing listens there (connection refused). Is Godwit running there, and is the port the one in its godwit.conf?" :
 			"no answer. Is it on, is the address right, does a firewall stand between?");
 	if ((c->state == CONN_OPEN || c->state == CONN_FLUSH) && (c->staged || c->ssl.out_left)) {
-		busy = c->pcb && tcp_sndbuf(c->pcb) >= TCP_MSS;
+		busy = c->pcb && tx_room(c) >= TCP_MSS;
 		flushing = c->state == CONN_FLUSH;
 		if (conn_push(c) < 0 && flushing) {
 			conn_linger(c);
@@ -1051,9 +1081,10 @@ bool tls_poll(void)
 {
 	u64 now = now_us();
 	bool busy = false, stepped = false;
+	unsigned first = next_handshake;
 
 	for (unsigned k = 0; k < ARRAY_SIZE(conns); k++) {
-		unsigned i = (next_handshake + k) % ARRAY_SIZE(conns);
+		unsigned i = (first + k) % ARRAY_SIZE(conns);
 		struct conn *c = conns[i];
 
 		if (!c)

@@ -2,6 +2,7 @@
 /* Intel 82540EM and its siblings ("PCI/PCI-X Family of Gigabit Ethernet Controllers Software Developer's Manual"), with
  * legacy descriptors and without interrupts. Register names are the manual's. */
 #include "drivers/nic/nic.h"
+#include "hv/arch/paging.h"
 #include "hv/arch/x86.h"
 #include "hv/lib/clock.h"
 #include "hv/lib/log.h"
@@ -345,6 +346,12 @@ struct nic *e1000_probe(const struct pci_device *d, struct error *e)
 	snprintf(c->nic.name, sizeof(c->nic.name), "Intel %s at %02x:%02x.%u", model, d->bus, d->dev, d->fn);
 	if (d->bars[0].io || !d->bars[0].base || d->bars[0].size < 0x6000) {
 		error_set(e, E_IO, "network card %s: firmware gave it no memory for its registers", c->nic.name);
+		return NULL;
+	}
+	/* Above all RAM, where nothing is mapped yet, firmware may have put it too. */
+	if (paging_map_mmio(hpa(d->bars[0].base), d->bars[0].size)) {
+		error_set(e, E_IO, "network card %s: its registers at %#llx cannot be reached", c->nic.name,
+			  (unsigned long long)d->bars[0].base);
 		return NULL;
 	}
 	pci_enable(d);

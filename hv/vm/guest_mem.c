@@ -12,7 +12,8 @@ int guest_mem_create(struct vm *vm, u64 bytes, struct error *e)
 	u64 low = MIN(bytes, LOW_RAM_END), end = bytes > LOW_RAM_END ? HIGH_RAM + bytes - LOW_RAM_END : bytes;
 	size_t map_bytes = (end >> 21) * sizeof(hpa_t);
 
-	if (ept_init(&vm->ept))
+	/* Not after clearing all that there is: that takes seconds, in which nobody else runs. */
+	if (bytes > frame_stats().free || ept_init(&vm->ept))
 		goto nomem;
 	vm->ram_2m = heap_calloc(1, map_bytes);
 	if (!vm->ram_2m)

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define SLAB_PAGES 16
-#define SLABS_MAX 40 /* 2.5 MiB: every connection's window would not fit, and need not */
+#define SLABS_MAX 64 /* 4 MiB: all that control clients can hold, and several moves */
 
 struct block {
 	size_t class; /* index, or the size of a heap block */
