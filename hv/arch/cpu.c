@@ -151,6 +151,11 @@ void cpu_apic_write(u32 offset, u32 val)
 		mmio_write32((void *)(uintptr_t)((base & ~0xfffull & (BIT(52) - 1)) + offset), val);
 }
 
+void cpu_machine_check(void)
+{
+	__asm__ volatile("int %0" : : "i"(VEC_MC) : "memory");
+}
+
 void cpu_stop(void)
 {
 	for (;;) {

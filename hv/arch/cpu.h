@@ -75,6 +75,8 @@ void cpu_load_tables(void);
 u32 cpu_apic_read(u32 offset);
 void cpu_apic_write(u32 offset, u32 val);
 
+/* A machine check while a guest ran is reported like one in the hypervisor, and ends like it: this host stops. */
+void cpu_machine_check(void);
 /* ACPI S5; then the emulators' own ways; halts if all fail. */
 __noreturn void machine_poweroff(void);
 /* FADT reset register, port CF9h, keyboard controller, triple fault. */

@@ -51,6 +51,11 @@
 #define EFER_LME BIT(8)
 #define EFER_LMA BIT(10)
 #define EFER_NXE BIT(11)
+#define DR6_B 0xfull
+#define DR6_BD BIT(13)
+#define DR6_BS BIT(14)
+#define DR7_GD BIT(13)
+#define DEBUGCTL_BTF BIT(1)
 #define XCR0_X87 BIT(0)
 #define XCR0_SSE BIT(1)
 #define XCR0_AVX BIT(2)

@@ -15,7 +15,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-u64 fake_tsc_now = 1000, fake_invepts, fake_cr2, fake_dr[8];
+u64 fake_tsc_now = 1000, fake_invepts, fake_machine_checks, fake_cr2, fake_dr[8];
 static u64 fake_msr[32];
 static u8 *current_vmcs;
 struct vmx_config vmx_config = { .proc2 = PROC2_RDTSCP, .tsc_scaling = true };
@@ -90,6 +90,7 @@ const struct host_caps *host_caps(void)
 
 	return &caps;
 }
+void cpu_machine_check(void) { fake_machine_checks++; }
 u32 cpu_apic_read(u32 offset) { return 0; }
 void cpu_apic_write(u32 offset, u32 val) { }
 
@@ -107,7 +108,7 @@ int fpu_xsetbv(struct vcpu *v, u64 xcr0)
 }
 bool fpu_image_ok(const u8 *xsave, u64 xcr0)
 {
-	return !(xcr0 & ~FAKE_XCR0) && (xcr0 & 1) && !xsave[520];
+	return fpu_xcr0_ok(xcr0, FAKE_XCR0) && !xsave[520];
 }
 
 /* --- what the rest of the hypervisor supplies --- */

@@ -12,3 +12,5 @@ void fake_memory(u64 bytes);
 extern struct boot_info fake_boot_info;
 /* Counts INVEPTs, to see that dirty logging asks for them. */
 extern u64 fake_invepts;
+/* Counts machine checks handed to the host. */
+extern u64 fake_machine_checks;

@@ -5,9 +5,12 @@
 /* SDM "EPT Translation Mechanism": entry bits. */
 #define EPT_RWX 7ull
 #define EPT_WB (6ull << 3)
+#define EPT_IPAT BIT(6)
 #define EPT_LARGE BIT(7)
 #define EPT_A BIT(8)
 #define EPT_D BIT(9)
+/* All guest RAM is write-back whatever the guest's PAT says: we read it through write-back mappings, too. */
+#define EPT_LEAF (EPT_RWX | EPT_WB | EPT_IPAT)
 #define EPT_ADDR 0x000ffffffffff000ull
 #define EPTP_WB 6ull
 #define EPTP_WALK4 (3ull << 3)
@@ -70,7 +73,7 @@ int ept_map_2m(struct ept *e, gpa_t at, hpa_t frame)
 
 	if (*pde & EPT_RWX)
 		return -E_EXIST;
-	*pde = frame.v | EPT_RWX | EPT_WB | EPT_LARGE;
+	*pde = frame.v | EPT_LEAF | EPT_LARGE;
 	return 0;
 }
 
@@ -110,7 +113,7 @@ static int split_pde(struct ept *e, u64 *pde, u64 base, void *ctx)
 		return -E_NOMEM;
 	e->table_pages++;
 	for (u64 i = 0; i < ENTRIES; i++)
-		pt[i] = ((*pde & EPT_ADDR & ~(PAGE_2M - 1)) + i * PAGE_SIZE) | EPT_RWX | EPT_WB |
+		pt[i] = ((*pde & EPT_ADDR & ~(PAGE_2M - 1)) + i * PAGE_SIZE) | EPT_LEAF |
 			(*pde & (EPT_A | EPT_D));
 	*pde = ptr_hpa(pt).v | EPT_RWX | EPT_A; /* A: the leaves may hold D, let the first harvest look */
 	return 0;
@@ -133,7 +136,7 @@ static int join_pde(struct ept *e, u64 *pde, u64 base, void *ctx)
 
 	for (u64 i = 0; i < ENTRIES; i++)
 		dirty |= pt[i] & EPT_D;
-	*pde = (pt[0] & EPT_ADDR) | EPT_RWX | EPT_WB | EPT_LARGE | EPT_A | dirty;
+	*pde = (pt[0] & EPT_ADDR) | EPT_LEAF | EPT_LARGE | EPT_A | dirty;
 	frame_free(pt);
 	e->table_pages--;
 	return 0;

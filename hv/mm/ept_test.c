@@ -30,6 +30,15 @@ static void touch(struct ept *e, u64 at, bool write)
 	}
 }
 
+static u64 leaf(struct ept *e, u64 at)
+{
+	u64 entry = e->root[at >> 39 & 511];
+
+	for (int shift = 30; shift >= 12 && !(entry & BIT(7)); shift -= 9)
+		entry = ((u64 *)hpa_ptr(hpa(entry & 0x000ffffffffff000ull)))[at >> shift & 511];
+	return entry;
+}
+
 static void map_and_lookup(void **state)
 {
 	struct ept e;
@@ -42,8 +51,10 @@ static void map_and_lookup(void **state)
 	assert_int_equal(ept_lookup(&e, gpa(0x1234)).v, 0x40001000);
 	assert_int_equal(ept_lookup(&e, gpa((4ull << 30) + 0x1ff000)).v, 0x801ff000);
 	assert_int_equal(ept_lookup(&e, gpa(0x200000)).v, 0);
+	assert_int_equal(leaf(&e, 0) & 0xff, 7 | 6 << 3 | BIT(6) | BIT(7)); /* write-back, whatever the guest's PAT says */
 	assert_int_equal(ept_pointer(&e) & 0xfff, 6 | 3 << 3 | 1 << 6);
 	assert_int_equal(ept_split_all(&e), 0);
+	assert_int_equal(leaf(&e, 0x1000) & 0xff, 7 | 6 << 3 | BIT(6));
 	assert_int_equal(ept_lookup(&e, gpa(0x1234)).v, 0x40001000);
 	ept_join_all(&e);
 	assert_int_equal(ept_lookup(&e, gpa(0x1ff000)).v, 0x401ff000);

@@ -3,6 +3,7 @@
 #include "hv/arch/x86.h"
 #include "hv/lib/clock.h"
 #include "hv/vm/vm_clock.h"
+#include "hv/vmx/vmx.h"
 
 #include <string.h>
 
@@ -21,6 +22,8 @@
 #define F7C_MASK (BIT(1) | BIT(2) | BIT(6) | BIT(8) | BIT(9) | BIT(10) | BIT(11) | BIT(12) | BIT(14) | BIT(22))
 #define F7D_MASK (BIT(2) | BIT(3) | BIT(4) | BIT(8) | BIT(10))
 #define F7B_INVPCID BIT(10)
+#define F7C_RDPID BIT(22)
+#define F81D_RDTSCP BIT(27)
 #define F81C_MASK (BIT(0) | BIT(5) | BIT(8))
 #define F81D_MASK (BIT(11) | BIT(20) | BIT(26) | BIT(27) | BIT(29))
 #define XSAVE_FEATURES 7 /* XSAVEOPT, XSAVEC, XGETBV(1); XSAVES is not shown */
@@ -65,6 +68,8 @@ void cpuid_build(struct vm *vm)
 	struct cpuid_regs r, max = cpuid(0, 0);
 	u32 hz = (u32)host_tsc_hz(), mhz = (u32)(host_tsc_hz() / 1000000);
 	u32 vcpus = vm->config.vcpus;
+	/* Without their control these take #UD in a guest, whatever the CPU can do. */
+	bool rdtscp = vmx_config.proc2 & PROC2_RDTSCP, invpcid = vmx_config.proc2 & PROC2_INVPCID;
 
 	memset(t, 0, sizeof(*t));
 	r = max;
@@ -83,7 +88,8 @@ void cpuid_build(struct vm *vm)
 	if (max.eax >= 7) {
 		r = cpuid(7, 0);
 		/* TSC_ADJUST is emulated, whether the CPU has it or not. */
-		add(t, 7, 0, (struct cpuid_regs){ 0, (r.ebx & F7B_MASK) | BIT(1), r.ecx & F7C_MASK, r.edx & F7D_MASK });
+		add(t, 7, 0, (struct cpuid_regs){ 0, (r.ebx & F7B_MASK & ~(invpcid ? 0 : F7B_INVPCID)) | BIT(1),
+			r.ecx & F7C_MASK & ~(rdtscp ? 0 : F7C_RDPID), r.edx & F7D_MASK });
 	}
 	add(t, 0xb, 0, (struct cpuid_regs){ 0, 1, 0x100, 0 });
 	add(t, 0xb, 1, (struct cpuid_regs){ 3, vcpus, 0x201, 0 });
@@ -100,7 +106,7 @@ void cpuid_build(struct vm *vm)
 	u32 ext = r.eax;
 
 	r = cpuid(0x80000001, 0);
-	add(t, 0x80000001, 0, (struct cpuid_regs){ 0, 0, r.ecx & F81C_MASK, r.edx & F81D_MASK });
+	add(t, 0x80000001, 0, (struct cpuid_regs){ 0, 0, r.ecx & F81C_MASK, r.edx & F81D_MASK & ~(rdtscp ? 0 : F81D_RDTSCP) });
 	for (u32 leaf = 0x80000002; leaf <= 0x80000004 && leaf <= ext; leaf++)
 		add(t, leaf, 0, cpuid(leaf, 0));
 	add(t, 0x80000006, 0, cpuid(0x80000006, 0));
@@ -285,6 +291,11 @@ int vm_cpu_compat_check(const u8 *buf, size_t len, struct error *e)
 
 	for (unsigned i = 0; !rc && i < ARRAY_SIZE(words); i++)
 		rc = check_word(&guest, &here, words[i].leaf, words[i].sub, words[i].reg, words[i].ignore, e);
+	u32 seen = cpuid_guest(&guest, 0x80000008, 0, 0) & 0xff, ours = cpuid_guest(&here, 0x80000008, 0, 0) & 0xff;
+
+	if (!rc && seen > ours)
+		rc = error_set(e, E_UNSUPPORTED, "the guest was shown %u physical address bits when it started, this host's CPU has %u: "
+			       "choose a host with as many, or restart the guest here", seen, ours);
 	/* The layout of the XSAVE area must be the same, or state would land in the wrong registers. */
 	for (u32 i = 2; !rc && i < 32; i++)
 		if ((cpuid_guest(&guest, 0xd, 0, 0) & BIT(i)) &&

@@ -18,7 +18,7 @@ enum {
 	X_TASK_SWITCH = 9, X_CPUID = 10, X_GETSEC = 11, X_HLT = 12, X_INVD = 13, X_RDPMC = 15, X_VMCALL = 18,
 	X_VMX_FIRST = 19, X_VMX_LAST = 27, X_CR = 28, X_DR = 29, X_IO = 30, X_RDMSR = 31, X_WRMSR = 32, X_ENTRY_GUEST = 33,
 	X_ENTRY_MSR = 34, X_MWAIT = 36, X_MONITOR = 39, X_ENTRY_MC = 41, X_EPT_VIOLATION = 48, X_EPT_MISCONFIG = 49,
-	X_INVEPT = 50, X_PREEMPTION = 52, X_INVVPID = 53, X_WBINVD = 54, X_XSETBV = 55,
+	X_INVEPT = 50, X_PREEMPTION = 52, X_INVVPID = 53, X_WBINVD = 54, X_XSETBV = 55, X_SEAMCALL = 76, X_TDCALL = 77,
 };
 #define X_REASON_MASK 0xffffu
 #define X_ENTRY_FAILURE BIT(31)
@@ -41,6 +41,9 @@ void exit_decode(struct vcpu *v, struct vmexit *x)
 		v->s.event_info = ev.info;
 		v->s.event_error = ev.error;
 		v->s.event_len = ev.len;
+		/* SDM "Checks on Guest Non-Register State": an NMI is injected only where NMIs are not blocked. */
+		if (INTR_TYPE(idt) == INTR_NMI)
+			vmcs_write(VMCS_GUEST_INTERRUPTIBILITY, vmcs_read(VMCS_GUEST_INTERRUPTIBILITY) & ~(u32)BLOCK_NMI);
 	}
 }
 
@@ -60,12 +63,47 @@ static enum vmexit_ret x_gp(struct vcpu *v, const struct vmexit *x) { return inj
 static enum vmexit_ret x_skip(struct vcpu *v, const struct vmexit *x) { return VMEXIT_ADVANCE; }
 static enum vmexit_ret x_resume(struct vcpu *v, const struct vmexit *x) { return VMEXIT_RESUME; }
 
-/* The exception bitmap is empty: this is a host NMI (a kick, or the machine's own). */
-static enum vmexit_ret x_nmi(struct vcpu *v, const struct vmexit *x)
+/* IRET had just unblocked NMIs when it faulted; it will run again. */
+static void block_nmi_again(struct vcpu *v, u64 unblocking)
+{
+	if (unblocking && !(v->s.event_info & INTR_VALID))
+		vmcs_write(VMCS_GUEST_INTERRUPTIBILITY, vmcs_read(VMCS_GUEST_INTERRUPTIBILITY) | (u32)BLOCK_NMI);
+}
+
+/* The guest's own #DB: what its delivery changes is left to us (SDM "Architectural State Before a VM Exit"). */
+static void debug_exception(struct vcpu *v, const struct vmexit *x)
+{
+	vmcs_write(VMCS_GUEST_DR7, vmcs_read(VMCS_GUEST_DR7) & ~DR7_GD);
+	vmcs_write(VMCS_GUEST_DEBUGCTL, vmcs_read(VMCS_GUEST_DEBUGCTL) & ~DEBUGCTL_BTF);
+	vmcs_write(VMCS_GUEST_INTERRUPTIBILITY,
+		   vmcs_read(VMCS_GUEST_INTERRUPTIBILITY) & ~(u32)(BLOCK_STI | BLOCK_MOV_SS));
+	if (INTR_TYPE(x->intr_info) == INTR_HW_EXCEPTION) {
+		write_dr6((read_dr6() & ~DR6_B) | (x->qual & (DR6_B | DR6_BD | DR6_BS)));
+		vcpu_inject(v, VEC_DB, false, 0);
+	} else { /* INT1 */
+		v->s.event_info = (u32)INTR_VALID | INTR_PRIV_SW << 8 | VEC_DB;
+		v->s.event_error = 0;
+		v->s.event_len = x->inst_len;
+	}
+}
+
+/* A host NMI (a kick, or the machine's own), or an exception of the bitmap (vmx_vmcs_setup()). */
+static enum vmexit_ret x_exception(struct vcpu *v, const struct vmexit *x)
 {
 	if (INTR_TYPE(x->intr_info) == INTR_NMI) {
 		this_cpu()->nmi_count++;
 		return VMEXIT_RESUME;
+	}
+	switch (x->intr_info & 0xff) {
+	case VEC_DB:
+		debug_exception(v, x);
+		return VMEXIT_RESUME;
+	case VEC_AC:
+		block_nmi_again(v, x->intr_info & BIT(12));
+		vcpu_inject(v, VEC_AC, true, 0);
+		return VMEXIT_RESUME;
+	case VEC_MC:
+		cpu_machine_check();
 	}
 	vm_kill(v->vm, "unexpected exception exit %#x", x->intr_info);
 	return VMEXIT_KILL;
@@ -98,7 +136,7 @@ static enum vmexit_ret x_cpuid(struct vcpu *v, const struct vmexit *x)
 
 static enum vmexit_ret x_hlt(struct vcpu *v, const struct vmexit *x)
 {
-	v->s.activity = 1;
+	v->s.activity = !(v->s.rflags & RFLAGS_TF); /* the single-step trap that follows would end it at once */
 	v->irq_check = true; /* what waited for a window is deliverable now */
 	return VMEXIT_ADVANCE;
 }
@@ -230,9 +268,7 @@ static enum vmexit_ret x_ept_violation(struct vcpu *v, const struct vmexit *x)
 {
 	gpa_t at = gpa(vmcs_read(VMCS_GUEST_PA));
 
-	/* SDM "Exit Qualification for EPT Violations", bit 12: IRET had just unblocked NMIs; it will run again. */
-	if ((x->qual & BIT(12)) && !(v->s.event_info & INTR_VALID))
-		vmcs_write(VMCS_GUEST_INTERRUPTIBILITY, vmcs_read(VMCS_GUEST_INTERRUPTIBILITY) | (u32)BLOCK_NMI);
+	block_nmi_again(v, x->qual & BIT(12)); /* SDM "Exit Qualification for EPT Violations" */
 	if (v->s.event_info & INTR_VALID) {
 		vm_kill(v->vm, "an interrupt or exception could not be delivered: its stack or table is at %#llx, which is no RAM",
 			(unsigned long long)at.v);
@@ -253,6 +289,12 @@ static enum vmexit_ret x_ept_violation(struct vcpu *v, const struct vmexit *x)
 	return emulated(v, r, len);
 }
 
+static enum vmexit_ret x_machine_check(struct vcpu *v, const struct vmexit *x)
+{
+	cpu_machine_check();
+	return VMEXIT_KILL;
+}
+
 static enum vmexit_ret x_broken(struct vcpu *v, const struct vmexit *x)
 {
 	vm_kill(v->vm, "%s (qualification %#llx): this state cannot run", exit_name(x->reason), (unsigned long long)x->qual);
@@ -260,7 +302,7 @@ static enum vmexit_ret x_broken(struct vcpu *v, const struct vmexit *x)
 }
 
 static const struct { const char *name; enum vmexit_ret (*fn)(struct vcpu *, const struct vmexit *); } table[] = {
-	[X_EXCEPTION_NMI] = { "exception or NMI", x_nmi },
+	[X_EXCEPTION_NMI] = { "exception or NMI", x_exception },
 	[X_EXT_INT] = { "external interrupt", x_ext_int },
 	[X_TRIPLE_FAULT] = { "triple fault", x_triple_fault },
 	[X_INT_WINDOW] = { "interrupt window", x_window },
@@ -281,7 +323,7 @@ static const struct { const char *name; enum vmexit_ret (*fn)(struct vcpu *, con
 	[X_ENTRY_MSR] = { "VM entry: MSR loading", x_broken },
 	[X_MWAIT] = { "MWAIT", x_undefined }, /* not shown by CPUID */
 	[X_MONITOR] = { "MONITOR", x_undefined },
-	[X_ENTRY_MC] = { "VM entry: machine check", x_broken },
+	[X_ENTRY_MC] = { "VM entry: machine check", x_machine_check },
 	[X_EPT_VIOLATION] = { "EPT violation", x_ept_violation },
 	[X_EPT_MISCONFIG] = { "EPT misconfiguration", x_broken },
 	[X_INVEPT] = { "INVEPT", x_undefined },
@@ -289,6 +331,9 @@ static const struct { const char *name; enum vmexit_ret (*fn)(struct vcpu *, con
 	[X_INVVPID] = { "INVVPID", x_undefined },
 	[X_WBINVD] = { "WBINVD", x_skip }, /* all of the guest's memory is coherent write-back RAM */
 	[X_XSETBV] = { "XSETBV", x_xsetbv },
+	/* CPUs with TDX: these exit from any guest, even from its user mode. */
+	[X_SEAMCALL] = { "SEAMCALL", x_undefined },
+	[X_TDCALL] = { "TDCALL", x_undefined },
 };
 
 const char *exit_name(u32 reason)

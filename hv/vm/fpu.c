@@ -72,11 +72,7 @@ void fpu_drop(struct vcpu *v)
 
 int fpu_xsetbv(struct vcpu *v, u64 xcr0)
 {
-	u64 avx512 = xcr0 & XCR0_AVX512;
-
-	/* SDM "XCR0": x87 always; AVX needs SSE; the AVX-512 three come together and need AVX. */
-	if ((xcr0 & ~guest_mask) || !(xcr0 & XCR0_X87) || ((xcr0 & XCR0_AVX) && !(xcr0 & XCR0_SSE)) ||
-	    (avx512 && (avx512 != XCR0_AVX512 || !(xcr0 & XCR0_AVX))))
+	if (!fpu_xcr0_ok(xcr0, guest_mask))
 		return -E_INVAL;
 	v->s.xcr0 = xcr0;
 	if (fpu_owner == v)
@@ -94,5 +90,5 @@ bool fpu_image_ok(const u8 *image, u64 xcr0)
 	for (unsigned i = 1; i < 8; i++)
 		if (header[i])
 			return false;
-	return !(mxcsr & MXCSR_RESERVED) && !(header[0] & ~guest_mask) && !(xcr0 & ~guest_mask) && (xcr0 & XCR0_X87);
+	return !(mxcsr & MXCSR_RESERVED) && !(header[0] & ~guest_mask) && fpu_xcr0_ok(xcr0, guest_mask);
 }

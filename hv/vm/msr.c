@@ -10,7 +10,7 @@
 #define MISC_ENABLE_RESET (BIT(0) | BIT(11) | BIT(12)) /* fast strings; no BTS, no PEBS */
 #define MISC_ENABLE_WRITABLE BIT(0)
 #define PAT_RESET 0x0007040600070406ull
-#define DEBUGCTL_MASK (BIT(0) | BIT(1)) /* LBR, BTF */
+#define DEBUGCTL_LBR BIT(0)
 #define MTRR_FIXED_COUNT 11
 
 typedef int (*msr_fn)(struct vcpu *v, u32 msr, bool write, u64 *val);
@@ -23,14 +23,30 @@ static int lapic_fn(struct vcpu *v, u32 msr, bool write, u64 *val)
 /* The guest's TSC is the VM's clock plus IA32_TSC_ADJUST; the APIC's deadline is in terms of the former. */
 static int deadline_fn(struct vcpu *v, u32 msr, bool write, u64 *val)
 {
+	u64 now = vm_tsc(v->vm), tsc = now + v->s.tsc_adjust, at = 0;
 	int rc;
 
-	if (write)
-		return lapic_msr_write(v->lapic, msr, *val ? *val - v->s.tsc_adjust : 0);
+	if (write) {
+		/* What has passed by the guest's TSC is due at once, whatever the adjustment makes of the number. */
+		if (*val && __builtin_add_overflow(now, *val > tsc ? *val - tsc : 0, &at))
+			at = ~0ull;
+		return lapic_msr_write(v->lapic, msr, *val ? MAX(at, 1ull) : 0);
+	}
 	rc = lapic_msr_read(v->lapic, msr, val);
 	if (!rc && *val)
 		*val += v->s.tsc_adjust;
 	return rc;
+}
+
+/* A deadline that is armed stays where it is on the guest's TSC. */
+static void set_tsc_adjust(struct vcpu *v, u64 adjust)
+{
+	u64 deadline = 0;
+	int rc = deadline_fn(v, MSR_IA32_TSC_DEADLINE, false, &deadline);
+
+	v->s.tsc_adjust = adjust;
+	if (!rc && deadline)
+		(void)!deadline_fn(v, MSR_IA32_TSC_DEADLINE, true, &deadline);
 }
 
 static int tsc_fn(struct vcpu *v, u32 msr, bool write, u64 *val)
@@ -38,7 +54,7 @@ static int tsc_fn(struct vcpu *v, u32 msr, bool write, u64 *val)
 	u64 now = vm_tsc(v->vm) + v->s.tsc_adjust;
 
 	if (write)
-		v->s.tsc_adjust += *val - now;
+		set_tsc_adjust(v, v->s.tsc_adjust + *val - now);
 	else
 		*val = now;
 	return 0;
@@ -47,7 +63,7 @@ static int tsc_fn(struct vcpu *v, u32 msr, bool write, u64 *val)
 static int tsc_adjust_fn(struct vcpu *v, u32 msr, bool write, u64 *val)
 {
 	if (write)
-		v->s.tsc_adjust = *val;
+		set_tsc_adjust(v, *val);
 	else
 		*val = v->s.tsc_adjust;
 	return 0;
@@ -109,12 +125,13 @@ static int mtrr_fn(struct vcpu *v, u32 msr, bool write, u64 *val)
 	return 0;
 }
 
+/* LBR is taken and dropped, as by a CPU that has none: the registers that it fills are not the guest's. */
 static int debugctl_fn(struct vcpu *v, u32 msr, bool write, u64 *val)
 {
 	if (write) {
-		if (*val & ~DEBUGCTL_MASK)
+		if (*val & ~(DEBUGCTL_LBR | DEBUGCTL_BTF))
 			return -E_INVAL;
-		vmcs_write(VMCS_GUEST_DEBUGCTL, *val);
+		vmcs_write(VMCS_GUEST_DEBUGCTL, *val & DEBUGCTL_BTF);
 	} else {
 		*val = vmcs_read(VMCS_GUEST_DEBUGCTL);
 	}

@@ -20,9 +20,10 @@
 static struct vcpu *current;
 static u32 vpids_used; /* bit per VPID 1..31 */
 
-/* Bits of CR0 and CR4 that the host owns: VMX fixes NE and VMXE; caching is EPT's business. */
+/* Bits of CR0 and CR4 that the host owns: VMX fixes NE and VMXE; caching is EPT's business. Without MCE a machine check
+ * would not come to the host but shut the machine down. */
 #define CR0_HOST (CR0_NE | CR0_CD | CR0_NW)
-#define CR4_HOST_FIXED CR4_VMXE
+#define CR4_HOST (CR4_VMXE | CR4_MCE)
 
 #define ACTIVITY_ACTIVE 0u
 #define ACTIVITY_HLT 1u
@@ -95,7 +96,10 @@ int vcpu_create(struct vm *vm, unsigned id)
 		return -E_NOMEM;
 	while (vpid < 32 && (vpids_used & BIT(vpid)))
 		vpid++;
-	BUG_ON(vpid == 32);
+	if (vpid == 32) {
+		heap_free(v);
+		return -E_NOMEM;
+	}
 	v->vm = vm;
 	v->id = id;
 	v->vpid = vpid;
@@ -215,12 +219,12 @@ void vcpu_sync_state(struct vcpu *v)
 	s->interruptibility = vmcs_read(VMCS_GUEST_INTERRUPTIBILITY);
 }
 
-/* The guest's CR4 as hardware has it: with VMXE on, and the bits that it was not shown owned by the host. */
+/* The guest's CR4 as hardware has it: with VMXE and MCE on, and the bits that it was not shown owned by the host. */
 static void load_cr4(struct vcpu *v, u64 cr4)
 {
-	vmcs_write(VMCS_CR4_MASK, ~cpuid_cr4_mask(v->vm));
+	vmcs_write(VMCS_CR4_MASK, ~cpuid_cr4_mask(v->vm) | CR4_HOST);
 	vmcs_write(VMCS_CR4_SHADOW, cr4);
-	vmcs_write(VMCS_GUEST_CR4, cr4 | CR4_HOST_FIXED);
+	vmcs_write(VMCS_GUEST_CR4, cr4 | CR4_HOST);
 }
 
 static void load_cr0(struct vcpu *v, u64 cr0)
@@ -261,7 +265,7 @@ void vcpu_load_state(struct vcpu *v)
 	vmcs_write(VMCS_GUEST_SYSENTER_CS, (u32)s->sysenter_cs);
 	vmcs_write(VMCS_GUEST_SYSENTER_ESP, s->sysenter_esp);
 	vmcs_write(VMCS_GUEST_SYSENTER_EIP, s->sysenter_eip);
-	vmcs_write(VMCS_GUEST_DEBUGCTL, s->debugctl);
+	vmcs_write(VMCS_GUEST_DEBUGCTL, s->debugctl & DEBUGCTL_BTF); /* as msr.c: whatever a stream says */
 	for (unsigned i = 0; i < 4; i++)
 		vmcs_write(VMCS_GUEST_PDPTE(i), s->pdpte[i]);
 	vmcs_write(VMCS_GUEST_PENDING_DBG, s->pending_dbg);
@@ -273,10 +277,32 @@ void vcpu_load_state(struct vcpu *v)
 	v->irq_check = true;
 }
 
+/* SDM "PDPTE Registers": what a MOV to CR0 or CR4 under PAE paging loads. -E_INVAL: reserved bits, #GP. */
+static int load_pdptes(struct vcpu *v)
+{
+	u64 pdpte[4], reserved = ~(BIT(cpuid_guest(v->vm, 0x80000008, 0, 0) & 63) - 1) | 0x1e6;
+
+	if (guest_read(v->vm, gpa(vmcs_read(VMCS_GUEST_CR3) & 0xffffffe0), pdpte, sizeof(pdpte)))
+		return -E_INVAL;
+	for (unsigned i = 0; i < 4; i++)
+		if ((pdpte[i] & 1) && (pdpte[i] & reserved))
+			return -E_INVAL;
+	for (unsigned i = 0; i < 4; i++)
+		vmcs_write(VMCS_GUEST_PDPTE(i), pdpte[i]);
+	return 0;
+}
+
+/* The exit was for a bit that the host owns; what hardware checks and does for the others is done here, too. */
 int vcpu_write_cr4(struct vcpu *v, u64 cr4)
 {
-	if ((cr4 & ~cpuid_cr4_mask(v->vm)) ||
-	    ((cr4 ^ vcpu_cr4(v)) & CR4_PAE && !(cr4 & CR4_PAE) && (vmcs_read(VMCS_GUEST_EFER) & EFER_LMA)))
+	u64 flips = vcpu_cr4(v) ^ cr4;
+	bool lma = vmcs_read(VMCS_GUEST_EFER) & EFER_LMA;
+
+	if ((cr4 & ~cpuid_cr4_mask(v->vm)) || (lma && (flips & CR4_PAE)) ||
+	    ((flips & cr4 & CR4_PCIDE) && (!lma || (vmcs_read(VMCS_GUEST_CR3) & 0xfff))))
+		return -E_INVAL;
+	if ((vmcs_read(VMCS_GUEST_CR0) & CR0_PG) && !lma && (cr4 & CR4_PAE) &&
+	    (flips & (CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP)) && load_pdptes(v))
 		return -E_INVAL;
 	load_cr4(v, cr4);
 	vmx_invvpid(v->vpid);
@@ -285,30 +311,23 @@ int vcpu_write_cr4(struct vcpu *v, u64 cr4)
 
 int vcpu_write_cr0(struct vcpu *v, u64 cr0)
 {
-	u64 old = vcpu_cr0(v);
+	u64 flips = vcpu_cr0(v) ^ cr0, efer = vmcs_read(VMCS_GUEST_EFER), cr4 = vcpu_cr4(v);
+	bool code64 = vmcs_read(VMCS_GUEST_AR(SEG_CS)) & BIT(13);
 
 	cr0 |= CR0_ET;
 	/* SDM "Control Registers": reserved high bits, PG without PE, NW without CD take #GP. */
 	if (cr0 >> 32 || ((cr0 & CR0_PG) && !(cr0 & CR0_PE)) || ((cr0 & CR0_NW) && !(cr0 & CR0_CD)))
 		return -E_INVAL;
-	/* The exit was for a bit that the host owns; paging switched by the same write needs what hardware would have done. */
-	if ((old ^ cr0) & CR0_PG) {
-		u64 efer = vmcs_read(VMCS_GUEST_EFER);
-
-		if (efer & EFER_LME) {
-			if ((cr0 & CR0_PG) && !(vcpu_cr4(v) & CR4_PAE))
-				return -E_INVAL;
-			efer = cr0 & CR0_PG ? efer | EFER_LMA : efer & ~EFER_LMA;
-			vmcs_write(VMCS_GUEST_EFER, efer);
-			vmcs_write(VMCS_ENTRY_CTLS, vmx_config.entry | (efer & EFER_LMA ? (u32)ENTRY_IA32E : 0));
-		} else if ((cr0 & CR0_PG) && (vcpu_cr4(v) & CR4_PAE)) {
-			u64 pdpte[4];
-
-			if (guest_read(v->vm, gpa(vmcs_read(VMCS_GUEST_CR3) & 0xffffffe0), pdpte, sizeof(pdpte)))
-				return -E_INVAL;
-			for (unsigned i = 0; i < 4; i++)
-				vmcs_write(VMCS_GUEST_PDPTE(i), pdpte[i]);
-		}
+	if ((flips & CR0_PG) && (efer & EFER_LME)) {
+		/* SDM "Initializing IA-32e Mode": not from or to 64-bit code, and only with PAE; PCIDs need the mode. */
+		if (code64 || (cr0 & CR0_PG ? !(cr4 & CR4_PAE) : cr4 & CR4_PCIDE))
+			return -E_INVAL;
+		efer = cr0 & CR0_PG ? efer | EFER_LMA : efer & ~EFER_LMA;
+		vmcs_write(VMCS_GUEST_EFER, efer);
+		vmcs_write(VMCS_ENTRY_CTLS, vmx_config.entry | (efer & EFER_LMA ? (u32)ENTRY_IA32E : 0));
+	} else if ((cr0 & CR0_PG) && (cr4 & CR4_PAE) && !(efer & EFER_LMA) && (flips & (CR0_CD | CR0_NW | CR0_PG)) &&
+		   load_pdptes(v)) {
+		return -E_INVAL;
 	}
 	load_cr0(v, cr0);
 	vmx_invvpid(v->vpid);
@@ -478,8 +497,12 @@ bool vcpu_run(struct vcpu *v, u64 deadline_tsc)
 		if (vm->exits >= vm->next_self_migration)
 			return false; /* the scheduler does it: nothing of the guest is on this stack */
 
-		/* Always armed: nothing else is sure to end a guest that spins with interrupts off. */
-		left = vm->next_deadline > guest_now ? MIN(deadline_tsc - now, vm->next_deadline - guest_now) : 0;
+		/* Always armed: nothing else is sure to end a guest that spins with interrupts off. The timer counts host
+		 * ticks; where the guest's are longer it ends early, which does no harm. */
+		left = vm->next_deadline > guest_now ? vm->next_deadline - guest_now : 0;
+		if (vm->tsc_mult > TSC_MULT_ONE)
+			left = muldiv64(left, TSC_MULT_ONE, vm->tsc_mult);
+		left = MIN(deadline_tsc - now, left);
 		vmcs_write(VMCS_PREEMPTION_TIMER, (u32)MIN((left >> vmx_config.preemption_shift) + 1, 0xffffffffull));
 		if (v->s.event_info) {
 			vmcs_write(VMCS_ENTRY_INTR_INFO, v->s.event_info);

@@ -64,6 +64,14 @@ void fpu_init(void);
 /* State components guests may have (XCR0 bits), and XSETBV as the guest executes it. -E_INVAL: #GP. */
 u64 fpu_guest_xcr0_mask(void);
 int fpu_xsetbv(struct vcpu *v, u64 xcr0) __must_check;
+/* Whether XSETBV takes that value on a CPU with the components of mask (SDM "Extended Control Registers (Including XCR0)"):
+ * x87 always; AVX needs SSE; the AVX-512 three come together and need AVX. */
+static inline bool fpu_xcr0_ok(u64 xcr0, u64 mask)
+{
+	u64 avx512 = xcr0 & 0xe0;
+
+	return !(xcr0 & ~mask) && (xcr0 & 1) && (!(xcr0 & 4) || (xcr0 & 2)) && (!avx512 || (avx512 == 0xe0 && (xcr0 & 4)));
+}
 /* Whether an XSAVE image from outside is one that XRSTOR takes without fault. */
 bool fpu_image_ok(const u8 *xsave, u64 xcr0);
 /* Queues an exception for the next entry. */

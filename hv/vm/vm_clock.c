@@ -3,19 +3,6 @@
 #include "hv/lib/clock.h"
 #include "hv/vmx/vmx.h"
 
-#define MULT_ONE BIT(48)
-
-/* (a * mult) >> 48, as the CPU's TSC multiplier does (SDM "Time-Stamp Counter Offsetting and Scaling"). */
-static u64 scale(u64 tsc, u64 mult)
-{
-	return mult == MULT_ONE ? tsc : (u64)((unsigned __int128)tsc * mult >> 48);
-}
-
-u64 vm_tsc_at(const struct vm *vm, u64 host)
-{
-	return scale(host, vm->tsc_mult) + vm->tsc_offset;
-}
-
 u64 vm_tsc(const struct vm *vm)
 {
 	return vm->clock_running ? vm_tsc_at(vm, host_tsc()) : vm->paused_tsc;
@@ -27,7 +14,7 @@ u64 vm_boot_wall_seconds(const struct vm *vm) { return vm->boot_wall_seconds; }
 void vm_clock_init(struct vm *vm)
 {
 	vm->tsc_hz = host_tsc_hz();
-	vm->tsc_mult = MULT_ONE;
+	vm->tsc_mult = TSC_MULT_ONE;
 	vm->clock_running = false;
 	vm->paused_tsc = 0;
 	vm->boot_wall_seconds = wall_seconds();
@@ -37,7 +24,7 @@ void vm_clock_start(struct vm *vm)
 {
 	if (vm->clock_running)
 		return;
-	vm->tsc_offset = vm->paused_tsc - scale(host_tsc(), vm->tsc_mult);
+	vm->tsc_offset = vm->paused_tsc - vm_clock_scale(host_tsc(), vm->tsc_mult);
 	vm->clock_running = true;
 }
 
@@ -78,7 +65,7 @@ int vm_clock_load(struct vm *vm, const struct vm_clock_state *s, struct error *e
 	if (s->guest_tsc >> 62)
 		return error_set(e, E_INVAL, "guest TSC %#llx would overflow", (unsigned long long)s->guest_tsc);
 	vm->tsc_hz = s->tsc_hz;
-	vm->tsc_mult = diff <= ours / 10000 ? MULT_ONE : (u64)(((unsigned __int128)s->tsc_hz << 48) / ours);
+	vm->tsc_mult = diff <= ours / 10000 ? TSC_MULT_ONE : (u64)(((unsigned __int128)s->tsc_hz << 48) / ours);
 	vm->boot_wall_seconds = s->boot_wall_seconds;
 	vm->paused_tsc = s->guest_tsc;
 	vm->clock_running = false;

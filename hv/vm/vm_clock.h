@@ -4,8 +4,19 @@
 #pragma once
 #include "hv/vm/vm.h"
 
+#define TSC_MULT_ONE BIT(48)
+
+/* (tsc * mult) >> 48, as the CPU's TSC multiplier does (SDM "Time-Stamp Counter Offsetting and Scaling"). */
+static inline u64 vm_clock_scale(u64 tsc, u64 mult)
+{
+	return mult == TSC_MULT_ONE ? tsc : (u64)((unsigned __int128)tsc * mult >> 48);
+}
+
 /* Guest TSC of a running guest at a given host TSC: vm_tsc() without reading the TSC again. */
-u64 vm_tsc_at(const struct vm *vm, u64 host);
+static inline u64 vm_tsc_at(const struct vm *vm, u64 host)
+{
+	return vm_clock_scale(host, vm->tsc_mult) + vm->tsc_offset;
+}
 /* Stopped at 0, host rate. */
 void vm_clock_init(struct vm *vm);
 void vm_clock_start(struct vm *vm);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What of a guest moves, and its descriptions that are no devices: clock, CPUID, vCPU. */
 #include "hv/vm/vm.h"
+#include "hv/arch/caps.h"
 #include "hv/arch/x86.h"
 #include "hv/vm/cpuid.h"
 #include "hv/vm/vcpu.h"
@@ -44,9 +45,12 @@ static const struct mig_type cpuid_type = {
 };
 MIG_REGISTER(cpuid_type);
 
+/* As WRMSR sees it: in the width that the CPU has, whether the guest uses it or not. */
 static bool canonical(u64 a)
 {
-	return (u64)((s64)(a << 16) >> 16) == a;
+	unsigned shift = 64 - MIN(MAX(host_caps()->linear_bits, 48), 57);
+
+	return (u64)((s64)(a << shift) >> shift) == a;
 }
 
 /* What VM entry does not check by itself but would fault, or do harm, on the host side. The rest of a malformed state

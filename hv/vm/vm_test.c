@@ -211,8 +211,8 @@ static void vcpu_state_survives_hardware(void **state)
 	v->s.interruptibility = 1;
 	want = v->s;
 	vcpu_load_state(v);
-	/* Hardware keeps NE and VMXE on and caching enabled; the guest sees what it wrote. */
-	assert_int_equal(vmcs_read(VMCS_GUEST_CR4), CR4_PAE | CR4_VMXE);
+	/* Hardware keeps NE, VMXE and MCE on and caching enabled; the guest sees what it wrote. */
+	assert_int_equal(vmcs_read(VMCS_GUEST_CR4), CR4_PAE | CR4_VMXE | CR4_MCE);
 	assert_int_equal(vmcs_read(VMCS_GUEST_CR0), CR0_PG | CR0_PE | CR0_ET | CR0_NE);
 	memset(&v->s.rip, 0xee, sizeof(v->s.rip));
 	vcpu_sync_state(v);

@@ -39,7 +39,7 @@ int vmx_init(struct error *e)
 			       PROC_UNCOND_IO | PROC_MSR_BITMAP | PROC_MONITOR | PROC_SECONDARY, 0, &c->proc, e);
 	if (!rc)
 		rc = negotiate(MSR_IA32_VMX_PROCBASED_CTLS2, "secondary", PROC2_EPT | PROC2_UNRESTRICTED | PROC2_WBINVD,
-			       PROC2_RDTSCP | PROC2_VPID | PROC2_INVPCID | PROC2_TSC_SCALING, &c->proc2, e);
+			       PROC2_RDTSCP | (host_caps()->vpid ? PROC2_VPID : 0) | PROC2_INVPCID | PROC2_TSC_SCALING, &c->proc2, e);
 	if (!rc)
 		rc = negotiate(true_ctls ? MSR_IA32_VMX_TRUE_EXIT_CTLS : MSR_IA32_VMX_EXIT_CTLS, "exit",
 			       EXIT_SAVE_DEBUG | EXIT_HOST_64 | EXIT_ACK_INT | EXIT_SAVE_PAT | EXIT_LOAD_PAT | EXIT_SAVE_EFER |
@@ -109,7 +109,9 @@ void vmx_vmcs_setup(u64 eptp, u16 vpid)
 	vmcs_write(VMCS_PROC2_CTLS, c->proc2);
 	vmcs_write(VMCS_EXIT_CTLS, c->exit);
 	vmcs_write(VMCS_ENTRY_CTLS, c->entry);
-	vmcs_write(VMCS_EXCEPTION_BITMAP, 0);
+	/* #DB and #AC: a guest can make their delivery raise them again without end, which nothing else interrupts. #MC is
+	 * the host's. */
+	vmcs_write(VMCS_EXCEPTION_BITMAP, (u32)(BIT(VEC_DB) | BIT(VEC_AC) | BIT(VEC_MC)));
 	vmcs_write(VMCS_PF_MASK, 0);
 	vmcs_write(VMCS_PF_MATCH, 0);
 	vmcs_write(VMCS_CR3_TARGETS, 0);
@@ -152,7 +154,8 @@ void vmx_invept(u64 eptp)
 {
 	struct { u64 eptp, zero; } desc = { eptp, 0 };
 
-	__asm__ volatile("invept %0, %1" : : "m"(desc), "r"(1ull) : "cc", "memory");
+	/* Type 1: one context, 2: all (SDM "INVEPT"). */
+	__asm__ volatile("invept %0, %1" : : "m"(desc), "r"(host_caps()->invept_single ? 1ull : 2ull) : "cc", "memory");
 }
 
 void vmx_invvpid(u16 vpid)
@@ -160,7 +163,7 @@ void vmx_invvpid(u16 vpid)
 	struct { u64 vpid, la; } desc = { vpid, 0 };
 
 	if (vmx_config.vpid)
-		__asm__ volatile("invvpid %0, %1" : : "m"(desc), "r"(1ull) : "cc", "memory");
+		__asm__ volatile("invvpid %0, %1" : : "m"(desc), "r"(host_caps()->invvpid_single ? 1ull : 2ull) : "cc", "memory");
 }
 
 void vmx_msr_passthrough(u32 msr, bool read, bool write)

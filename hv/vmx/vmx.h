@@ -71,9 +71,9 @@ void vmx_vmcs_clear(void *vmcs);
 void vmx_vmcs_load(void *vmcs);
 /* Writes control and host fields of the current VMCS. eptp: ept_pointer(); vpid != 0. */
 void vmx_vmcs_setup(u64 eptp, u16 vpid);
-/* INVEPT single-context. */
+/* INVEPT of that context. */
 void vmx_invept(u64 eptp);
-/* INVVPID single-context (linear mappings of one VPID). */
+/* INVVPID of that VPID's linear mappings. */
 void vmx_invvpid(u16 vpid);
 /* Enters the guest. Loads and stores all GPRs but RSP in gpr[]. 0: exited normally; 1: VMfailInvalid, 2: VMfailValid. */
 int vmx_enter(u64 *gpr, u64 launched);

@@ -1,0 +1,321 @@
+/* SPDX-License-Identifier: MIT */
+/* Exits, control registers and time of one vCPU over the fake VMCS: what a guest or a peer may try. */
+#include "hv/vm/vcpu.h"
+#include "hv/arch/x86.h"
+#include "hv/fake/fake.h"
+#include "hv/vdev/devices.h"
+#include "hv/vm/cpuid.h"
+#include "hv/vm/exit.h"
+#include "hv/vm/lifecycle.h"
+#include "hv/vm/msr.h"
+#include "hv/vm/vm_clock.h"
+#include "hv/vmx/vmcs.h"
+#include "hv/vmx/vmx.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <cmocka.h>
+
+#define MIB (1ull << 20)
+#define LVT_TSC_DEADLINE (2u << 17 | 0x40)
+
+static struct vm *vm;
+static struct vcpu *v;
+
+static struct vm *make(const char *name, u32 vcpus)
+{
+	struct guest_config c = { .memory_bytes = 4 * MIB, .vcpus = vcpus };
+	struct error e = { 0 };
+
+	strcpy(c.name, name);
+	strcpy(c.kernel, "kernel");
+	return vm_create(&c, &e);
+}
+
+static int setup(void **state)
+{
+	fake_memory(128 * MIB);
+	vm = make("g", 1);
+	assert_non_null(vm);
+	v = vm->vcpus[0];
+	vm->owner = true;
+	v->s.cr0 = CR0_PE | CR0_ET;
+	vcpu_load_state(v);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	vm_destroy(vm);
+	return 0;
+}
+
+static void take_exit(u32 reason, u64 qual, u32 intr_info)
+{
+	struct vmexit x;
+
+	vmcs_write(VMCS_EXIT_REASON, reason);
+	vmcs_write(VMCS_EXIT_QUALIFICATION, qual);
+	vmcs_write(VMCS_EXIT_INTR_INFO, intr_info);
+	vmcs_write(VMCS_EXIT_INST_LEN, 2);
+	exit_decode(v, &x);
+	exit_handle(v, &x);
+}
+
+#define EXCEPTION(vector) ((u32)INTR_VALID | INTR_HW_EXCEPTION << 8 | (vector))
+
+static void debug_exceptions_come_back_to_the_guest(void **state)
+{
+	fake_dr[6] = 0xffff0ff2; /* an old B1 */
+	vmcs_write(VMCS_GUEST_DR7, DR7_GD | 0x400);
+	vmcs_write(VMCS_GUEST_DEBUGCTL, DEBUGCTL_BTF);
+	vmcs_write(VMCS_GUEST_INTERRUPTIBILITY, (u32)BLOCK_MOV_SS);
+	take_exit(0, DR6_BS | 1, EXCEPTION(VEC_DB));
+	assert_int_equal(v->s.event_info, EXCEPTION(VEC_DB));
+	assert_int_equal(fake_dr[6], 0xffff0ff1 | DR6_BS);
+	assert_int_equal(vmcs_read(VMCS_GUEST_DR7), 0x400);
+	assert_int_equal(vmcs_read(VMCS_GUEST_DEBUGCTL), 0);
+	assert_int_equal(vmcs_read(VMCS_GUEST_INTERRUPTIBILITY), 0); /* entry would refuse BLOCK_MOV_SS with TF and no BS */
+	assert_false(vm_is_dead(vm));
+	/* INT1 is delivered as what it is: RIP moves behind it, DR6 stays. */
+	v->s.event_info = 0;
+	take_exit(0, 0, (u32)INTR_VALID | INTR_PRIV_SW << 8 | VEC_DB);
+	assert_int_equal(v->s.event_info, (u32)INTR_VALID | INTR_PRIV_SW << 8 | VEC_DB);
+	assert_int_equal(v->s.event_len, 2);
+	assert_int_equal(fake_dr[6], 0xffff0ff1 | DR6_BS);
+}
+
+static void alignment_checks_come_back_to_the_guest(void **state)
+{
+	take_exit(0, 0, EXCEPTION(VEC_AC) | (u32)(INTR_ERROR_CODE | BIT(12)));
+	assert_int_equal(v->s.event_info, EXCEPTION(VEC_AC) | (u32)INTR_ERROR_CODE);
+	assert_int_equal(v->s.event_error, 0);
+	assert_int_equal(vmcs_read(VMCS_GUEST_INTERRUPTIBILITY), (u32)BLOCK_NMI); /* the IRET did not happen */
+	/* While #AC was delivered: again, and again; each time through us. */
+	v->s.event_info = 0;
+	vmcs_write(VMCS_IDT_INFO, EXCEPTION(VEC_AC) | (u32)INTR_ERROR_CODE);
+	take_exit(0, 0, EXCEPTION(VEC_AC) | (u32)INTR_ERROR_CODE);
+	assert_int_equal(v->s.event_info, EXCEPTION(VEC_AC) | (u32)INTR_ERROR_CODE);
+	assert_false(vm_is_dead(vm));
+}
+
+static void machine_checks_are_the_hosts(void **state)
+{
+	u64 before = fake_machine_checks;
+
+	assert_true(vmcs_read(VMCS_CR4_MASK) & CR4_MCE);
+	take_exit(0, 0, EXCEPTION(VEC_MC));
+	assert_int_equal(fake_machine_checks, before + 1);
+	assert_true(vm_is_dead(vm));
+	take_exit(41, 0, 0);
+	assert_int_equal(fake_machine_checks, before + 2);
+}
+
+static void interrupted_nmi_is_injected_again(void **state)
+{
+	vmcs_write(VMCS_GUEST_INTERRUPTIBILITY, (u32)BLOCK_NMI);
+	vmcs_write(VMCS_IDT_INFO, (u32)INTR_VALID | INTR_NMI << 8 | VEC_NMI);
+	take_exit(52, 0, 0);
+	assert_int_equal(v->s.event_info, (u32)INTR_VALID | INTR_NMI << 8 | VEC_NMI);
+	assert_int_equal(vmcs_read(VMCS_GUEST_INTERRUPTIBILITY), 0); /* else the entry fails */
+}
+
+static void tdx_instructions_are_undefined(void **state)
+{
+	take_exit(76, 0, 0);
+	assert_int_equal(v->s.event_info, EXCEPTION(VEC_UD));
+	v->s.event_info = 0;
+	take_exit(77, 0, 0);
+	assert_int_equal(v->s.event_info, EXCEPTION(VEC_UD));
+	assert_false(vm_is_dead(vm));
+}
+
+static void single_step_ends_hlt(void **state)
+{
+	take_exit(12, 0, 0);
+	assert_int_equal(v->s.activity, 1);
+	v->s.activity = 0;
+	vmcs_write(VMCS_GUEST_RFLAGS, RFLAGS_TF | 2);
+	take_exit(12, 0, 0);
+	assert_int_equal(v->s.activity, 0);
+	assert_true(vmcs_read(VMCS_GUEST_PENDING_DBG) & DR6_BS);
+}
+
+static void control_registers_are_checked(void **state)
+{
+	u64 pdpte[4] = { 0x1001, 0x2001, 0, 0 };
+
+	/* What the guest writes is what it sees; hardware keeps MCE. */
+	assert_int_equal(vcpu_write_cr4(v, CR4_PAE | CR4_MCE), 0);
+	assert_int_equal(vcpu_cr4(v), CR4_PAE | CR4_MCE);
+	assert_int_equal(vcpu_write_cr4(v, CR4_PAE), 0);
+	assert_int_equal(vcpu_cr4(v), CR4_PAE);
+	assert_int_equal(vmcs_read(VMCS_GUEST_CR4), CR4_PAE | CR4_VMXE | CR4_MCE);
+	/* PAE paging: PDPTEs are loaded, and reserved bits in them are a #GP, not a failed entry. */
+	vmcs_write(VMCS_GUEST_CR3, 0x3000);
+	assert_int_equal(guest_write(vm, gpa(0x3000), pdpte, sizeof(pdpte)), 0);
+	assert_int_equal(vcpu_write_cr0(v, CR0_PG | CR0_PE), 0);
+	assert_int_equal(vmcs_read(VMCS_GUEST_PDPTE(1)), 0x2001);
+	pdpte[1] = 0x4001;
+	assert_int_equal(guest_write(vm, gpa(0x3000), pdpte, sizeof(pdpte)), 0);
+	assert_int_equal(vcpu_write_cr0(v, CR0_PG | CR0_PE | CR0_CD), 0);
+	assert_int_equal(vmcs_read(VMCS_GUEST_PDPTE(1)), 0x4001);
+	pdpte[1] = 0x4003;
+	assert_int_equal(guest_write(vm, gpa(0x3000), pdpte, sizeof(pdpte)), 0);
+	assert_int_equal(vcpu_write_cr4(v, CR4_PAE | CR4_PGE), -E_INVAL);
+	assert_int_equal(vmcs_read(VMCS_GUEST_PDPTE(1)), 0x4001);
+	assert_int_equal(vcpu_write_cr0(v, CR0_PE), 0);
+	/* Long mode: in by 32-bit code only, out the same way, and not with PCIDs on. */
+	vmcs_write(VMCS_GUEST_EFER, EFER_LME);
+	vmcs_write(VMCS_GUEST_AR(SEG_CS), 0xa09b);
+	assert_int_equal(vcpu_write_cr0(v, CR0_PG | CR0_PE), -E_INVAL);
+	vmcs_write(VMCS_GUEST_AR(SEG_CS), 0xc09b);
+	assert_int_equal(vcpu_write_cr0(v, CR0_PG | CR0_PE), 0);
+	assert_true(vmcs_read(VMCS_GUEST_EFER) & EFER_LMA);
+	if (cpuid_cr4_mask(vm) & CR4_PCIDE) {
+		vmcs_write(VMCS_GUEST_CR3, 0x3001);
+		assert_int_equal(vcpu_write_cr4(v, CR4_PAE | CR4_PCIDE), -E_INVAL);
+		vmcs_write(VMCS_GUEST_CR3, 0x3000);
+		assert_int_equal(vcpu_write_cr4(v, CR4_PAE | CR4_PCIDE), 0);
+		assert_int_equal(vcpu_write_cr0(v, CR0_PE), -E_INVAL);
+		assert_int_equal(vcpu_write_cr4(v, CR4_PAE), 0);
+	}
+	vmcs_write(VMCS_GUEST_AR(SEG_CS), 0xa09b);
+	assert_int_equal(vcpu_write_cr0(v, CR0_PE), -E_INVAL);
+	vmcs_write(VMCS_GUEST_AR(SEG_CS), 0xc09b);
+	assert_int_equal(vcpu_write_cr0(v, CR0_PE), 0);
+	assert_false(vmcs_read(VMCS_GUEST_EFER) & EFER_LMA);
+}
+
+static u64 deadline(void)
+{
+	u64 at;
+
+	assert_int_equal(msr_read(v, MSR_IA32_TSC_DEADLINE, &at), 0);
+	return at;
+}
+
+static void deadlines_follow_the_guests_tsc(void **state)
+{
+	vm_clock_start(vm);
+	fake_tsc_now += 1000;
+	lapic_mmio_write(v->lapic, 0x320, LVT_TSC_DEADLINE);
+	/* The guest sets its TSC far ahead; a deadline behind that is due now, not in 580 years. */
+	assert_int_equal(msr_write(v, MSR_IA32_TIME_STAMP_COUNTER, 1ull << 50), 0);
+	assert_int_equal(msr_write(v, MSR_IA32_TSC_DEADLINE, 500), 0);
+	assert_true(v->lapic->deadline <= vm_tsc(vm));
+	assert_int_equal(msr_write(v, MSR_IA32_TSC_DEADLINE, v->s.tsc_adjust), 0); /* that is 0 on our clock */
+	assert_true(v->lapic->deadline <= vm_tsc(vm));
+	assert_int_equal(msr_write(v, MSR_IA32_TSC_DEADLINE, (1ull << 50) + 700), 0);
+	assert_int_equal(v->lapic->deadline, vm_tsc(vm) + 700);
+	assert_int_equal(deadline(), (1ull << 50) + 700);
+	/* Armed, it stays where it is when the guest moves its TSC. */
+	assert_int_equal(msr_write(v, MSR_IA32_TSC_ADJUST, v->s.tsc_adjust - 300), 0);
+	assert_int_equal(v->lapic->deadline, vm_tsc(vm) + 1000);
+	assert_int_equal(deadline(), (1ull << 50) + 700);
+	/* Near the end of the number range nothing wraps. */
+	assert_int_equal(msr_write(v, MSR_IA32_TSC_ADJUST, 0), 0);
+	assert_int_equal(msr_write(v, MSR_IA32_TSC_DEADLINE, ~0ull), 0);
+	assert_true(v->lapic->deadline > BIT(63));
+	assert_int_equal(msr_write(v, MSR_IA32_TSC_DEADLINE, 0), 0);
+	assert_int_equal(v->lapic->deadline, VDEV_NEVER);
+}
+
+/* The preemption timer counts host ticks. */
+static void timer_is_armed_in_host_ticks(void **state)
+{
+	struct error e = { 0 };
+
+	v->s.activity = 0;
+	assert_int_equal(vm_resume(vm, &e), 0);
+	vm->next_deadline = vm_tsc(vm) + 1000;
+	vcpu_run(v, fake_tsc_now + 1000000); /* the fake's VM entry fails */
+	assert_int_equal(vmcs_read(VMCS_PREEMPTION_TIMER), 1001);
+	vm->state = RS_PAUSED;
+	vm->tsc_mult = BIT(49); /* the guest's second has twice as many ticks as ours */
+	assert_int_equal(vm_resume(vm, &e), 0);
+	vm->next_deadline = vm_tsc(vm) + 1000;
+	vcpu_run(v, fake_tsc_now + 1000000);
+	assert_int_equal(vmcs_read(VMCS_PREEMPTION_TIMER), 501);
+}
+
+static int load_vcpu(void)
+{
+	struct mig_instance inst;
+	struct error e = { 0 };
+
+	for (unsigned i = 0; vm_mig_instance(vm, i, &inst); i++)
+		if (inst.owner == v)
+			return inst.type->post_load(v, &e);
+	return -E_NOENT;
+}
+
+static void loaded_state_cannot_stop_the_host(void **state)
+{
+	static const u64 bad[] = { 0, 2, 5, 0x27, 0xe3, 0x67, 1ull << 9 | 7 };
+
+	assert_int_equal(load_vcpu(), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) { /* XSETBV would take #GP */
+		v->s.xcr0 = bad[i];
+		assert_int_equal(load_vcpu(), -E_INVAL);
+	}
+	v->s.xcr0 = 0xe7;
+	assert_int_equal(load_vcpu(), 0);
+	/* Branch traces would be written through the host's IA32_DS_AREA. */
+	v->s.debugctl = ~0ull;
+	vcpu_load_state(v);
+	assert_int_equal(vmcs_read(VMCS_GUEST_DEBUGCTL), DEBUGCTL_BTF);
+	assert_int_equal(msr_write(v, MSR_IA32_DEBUGCTL, 0x40), -E_INVAL);
+	assert_int_equal(msr_write(v, MSR_IA32_DEBUGCTL, 3), 0);
+	assert_int_equal(vmcs_read(VMCS_GUEST_DEBUGCTL), DEBUGCTL_BTF);
+}
+
+/* VPIDs are finite, and a peer may send guests with many vCPUs. */
+static void vcpus_run_out_with_an_error(void **state)
+{
+	struct vm *more[5] = { NULL };
+	unsigned n = 0;
+	char name[8];
+
+	while (n < ARRAY_SIZE(more)) {
+		snprintf(name, sizeof(name), "m%u", n);
+		more[n] = make(name, VM_MAX_VCPUS);
+		if (!more[n])
+			break;
+		n++;
+	}
+	assert_int_equal(n, 3); /* 31 VPIDs, one is in use */
+	while (n)
+		vm_destroy(more[--n]);
+}
+
+static void cpuid_hides_what_has_no_control(void **state)
+{
+	u32 all = vmx_config.proc2;
+
+	vmx_config.proc2 = 0;
+	cpuid_build(vm);
+	vmx_config.proc2 = all;
+	assert_false(cpuid_guest(vm, 7, 0, 1) & BIT(10));          /* INVPCID */
+	assert_false(cpuid_guest(vm, 7, 0, 2) & BIT(22));          /* RDPID */
+	assert_false(cpuid_guest(vm, 0x80000001, 0, 3) & BIT(27)); /* RDTSCP */
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(debug_exceptions_come_back_to_the_guest), TEST(alignment_checks_come_back_to_the_guest),
+		TEST(machine_checks_are_the_hosts), TEST(interrupted_nmi_is_injected_again),
+		TEST(tdx_instructions_are_undefined), TEST(single_step_ends_hlt), TEST(control_registers_are_checked),
+		TEST(deadlines_follow_the_guests_tsc), TEST(timer_is_armed_in_host_ticks),
+		TEST(loaded_state_cannot_stop_the_host), TEST(vcpus_run_out_with_an_error),
+		TEST(cpuid_hides_what_has_no_control),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
