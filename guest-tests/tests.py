@@ -52,6 +52,7 @@ TESTS = [
     _t("exits", output="BENCH exit.cpuid.ticks="),
     _t("decoder", qemu=False),
     _t("decoder-undefined", "forms=undefined", qemu=False),
+    _t("traps", qemu=False),
     _t("poweroff", expect="off", output="POWEROFF"),
     _t("reboot-kbd", "how=kbd", expect="reset", output="REBOOT start how=kbd"),
     _t("reboot-cf9", "how=cf9", expect="reset", output="REBOOT start how=cf9"),
@@ -70,6 +71,7 @@ TESTS = [
     _t("spin-hlt", "how=hlt", expect="runs", output="SPIN"),
     _t("spin-cpuid", "how=cpuid", expect="runs", output="SPIN"),
     _t("spin-window", "how=nmi-window", expect="runs", output="SPIN"),
+    _t("traps-loop", "how=loop", expect="runs", output="TRAPS loop"),
 ]
 
 
