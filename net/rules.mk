@@ -13,6 +13,10 @@ MBEDTLS_SRCS := $(addsuffix .c,aes aesni asn1parse asn1write base64 bignum bignu
 	psa_crypto_random psa_crypto_rsa psa_crypto_slot_management psa_util sha256 ssl_ciphersuites ssl_client \
 	ssl_debug_helpers_generated ssl_msg ssl_tls ssl_tls13_client ssl_tls13_generic ssl_tls13_keys ssl_tls13_server \
 	x509 x509_crt)
+# AES-GCM in assembly (net/port/gcm_alt.c); each .pl prints GNU assembler.
+OPENSSL_DIR := $(DEPS)/openssl/crypto
+OPENSSL_OBJS := $(addprefix $(BUILD)/obj/lib/openssl/,aes/asm/aesni-x86_64.o modes/asm/ghash-x86_64.o \
+	modes/asm/aesni-gcm-x86_64.o)
 CJSON_DIR := $(DEPS)/cjson
 CJSON_SRCS := cJSON.c
 
@@ -22,12 +26,19 @@ NET_INC := -Inet/port -isystem $(LWIP_DIR)/include -isystem $(MBEDTLS_DIR)/inclu
 NET_CFLAGS := $(NET_INC)
 
 LIB_OBJS += $(LWIP_SRCS:%.c=$(BUILD)/obj/lib/lwip/%.o) $(MBEDTLS_SRCS:%.c=$(BUILD)/obj/lib/mbedtls/%.o) \
-	$(CJSON_SRCS:%.c=$(BUILD)/obj/lib/cjson/%.o)
+	$(CJSON_SRCS:%.c=$(BUILD)/obj/lib/cjson/%.o) $(OPENSSL_OBJS)
 
-$(BUILD)/obj/lib/lwip/%.o: $(LWIP_DIR)/%.c
+$(BUILD)/obj/lib/openssl/%.o: $(OPENSSL_DIR)/%.pl
+	@mkdir -p $(@D)
+	@echo '  PERL    $<'; CC=$(CC) perl $< elf $(@:.o=.s) && $(CC) -Wa,--noexecstack -c $(@:.o=.s) -o $@
+# Libraries include our configuration, and -MMD leaves out what is included that way.
+NET_PORT_H := $(wildcard net/port/*.h net/port/arch/*.h)
+$(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard net/*.c net/port/*.c)): $(NET_PORT_H)
+
+$(BUILD)/obj/lib/lwip/%.o: $(LWIP_DIR)/%.c $(NET_PORT_H)
 	@mkdir -p $(@D)
 	@echo '  CC      $<'; $(CC) $(LIB_CFLAGS) $(NET_INC) -c $< -o $@
-$(BUILD)/obj/lib/mbedtls/%.o: $(MBEDTLS_DIR)/library/%.c
+$(BUILD)/obj/lib/mbedtls/%.o: $(MBEDTLS_DIR)/library/%.c $(NET_PORT_H)
 	@mkdir -p $(@D)
 	@echo '  CC      $<'; $(CC) $(LIB_CFLAGS) $(NET_INC) -c $< -o $@
 $(BUILD)/obj/lib/cjson/%.o: $(CJSON_DIR)/%.c
@@ -40,27 +51,30 @@ NET_TEST_CFLAGS := -std=gnu11 -O1 -g -DNET_TEST -fsanitize=address,undefined -fn
 	-fno-omit-frame-pointer -MMD -MP -Ihv/fake/include -I. $(NET_INC)
 NET_TEST_OBJS := $(addprefix $(NET_TEST_DIR)/,$(LWIP_SRCS:%.c=lib/lwip/%.o) $(MBEDTLS_SRCS:%.c=lib/mbedtls/%.o) \
 	$(CJSON_SRCS:%.c=lib/cjson/%.o) net/port/net_mem.o net/port/sys.o net/port/entropy.o net/port/gcm_alt.o \
-	net/net_fake.o hv/lib/err.o)
+	net/net_fake.o hv/lib/err.o) $(OPENSSL_OBJS)
 
-$(NET_TEST_DIR)/lib/lwip/%.o: $(LWIP_DIR)/%.c
+$(NET_TEST_DIR)/lib/lwip/%.o: $(LWIP_DIR)/%.c $(NET_PORT_H)
 	@mkdir -p $(@D)
 	@echo '  CC      $<'; $(HOSTCC) $(NET_TEST_CFLAGS) -w -c $< -o $@
 # Hand-made carries in bignum and the like: unsigned overflow there is meant, UBSan's alignment view is not ours.
-$(NET_TEST_DIR)/lib/mbedtls/%.o: $(MBEDTLS_DIR)/library/%.c
+$(NET_TEST_DIR)/lib/mbedtls/%.o: $(MBEDTLS_DIR)/library/%.c $(NET_PORT_H)
 	@mkdir -p $(@D)
 	@echo '  CC      $<'; $(HOSTCC) $(NET_TEST_CFLAGS) -w -c $< -o $@
 $(NET_TEST_DIR)/lib/cjson/%.o: $(CJSON_DIR)/%.c
 	@mkdir -p $(@D)
 	@echo '  CC      $<'; $(HOSTCC) $(NET_TEST_CFLAGS) -w -c $< -o $@
-$(NET_TEST_DIR)/%.o: %.c
+$(NET_TEST_DIR)/%.o: %.c $(NET_PORT_H)
 	@mkdir -p $(@D)
 	@echo '  CC      $<'; $(HOSTCC) $(NET_TEST_CFLAGS) -Wall -Wextra -Werror -Wno-unused-parameter -c $< -o $@
 
 $(BUILD)/tests/pki/done: net/test_pki.sh
 	sh $< $(@D)
-NET_TESTS := $(BUILD)/tests/tls_test $(BUILD)/tests/control_test
+NET_TESTS := $(BUILD)/tests/tls_test $(BUILD)/tests/control_test $(BUILD)/tests/gcm_test
 UNIT_TESTS += $(NET_TESTS)
 $(BUILD)/tests/tls_test: $(NET_TEST_DIR)/net/tls_test.o $(NET_TEST_DIR)/net/tls.o $(NET_TEST_OBJS) | $(BUILD)/tests/pki/done
+	@echo '  LD      $@'; $(HOSTCC) -fsanitize=address,undefined -o $@ $^ -lcmocka
+$(BUILD)/tests/gcm_test: $(NET_TEST_DIR)/net/port/gcm_test.o $(NET_TEST_OBJS)
+	@mkdir -p $(@D)
 	@echo '  LD      $@'; $(HOSTCC) -fsanitize=address,undefined -o $@ $^ -lcmocka
 $(BUILD)/tests/control_test: $(addprefix $(NET_TEST_DIR)/,net/control_test.o net/control.o net/commands.o net/net_fake.o \
 	net/port/sys.o hv/lib/err.o lib/cjson/cJSON.o lib/mbedtls/base64.o lib/mbedtls/constant_time.o)

@@ -80,12 +80,17 @@ do_packages() {
 
 # get_src FOLDER PACKAGE SUITE VERSION
 get_src() {
-	local tmp=$B/deps/.tmp-$1 dsc
+	local tmp=$B/deps/.tmp-$1 dsc keep
 	rm -rf "$tmp"; mkdir -p "$tmp"
 	papt "$tmp" "$3" deb-src source --download-only "$2=$4" >"$tmp/log" || return 1
 	dsc=("$tmp"/*.dsc)
 	# Signatures were checked by apt through the index; the .dsc's own one would need every developer's key.
 	dpkg-source --no-check -x "${dsc[0]}" "$tmp/tree" >>"$tmp/log" 2>&1 || { cat "$tmp/log" >&2; return 1; }
+	keep=$(awk -v f="$1" '$1 == "keep" && $2 == f { for (i = 3; i <= NF; i++) print $i }' "$LIST")
+	if [ -n "$keep" ]; then
+		mv "$tmp/tree" "$tmp/all"; mkdir "$tmp/tree"
+		(cd "$tmp/all" && cp --parents -t ../tree $keep) || return 1
+	fi
 	echo "$2 $4" > "$tmp/tree/.godwit-version"
 	mv "$tmp/tree" "$B/deps/$1"
 	rm -rf "$tmp"

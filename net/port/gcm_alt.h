@@ -1,16 +1,26 @@
 /* SPDX-License-Identifier: MIT */
-/* Context of our AES-GCM (MBEDTLS_GCM_ALT); included by mbedtls/gcm.h. */
+/* Context of AES-GCM (MBEDTLS_GCM_ALT); included by mbedtls/gcm.h. */
 #pragma once
-#include <mbedtls/aes.h>
+#include <mbedtls/cipher.h>
+#include <stdbool.h>
+
+#define MBEDTLS_GCM_HTABLE_SIZE 16
 
 typedef struct mbedtls_gcm_context {
-	mbedtls_aes_context aes;
-	uint8_t h[8][16];      /* powers 1..8 of the hash key, in POLYVAL form (RFC 8452, Appendix A) */
-	uint8_t counter[16];   /* last counter block used */
-	uint8_t first[16];     /* encrypted first counter block, masks the tag */
-	uint8_t hash[16];      /* GHASH so far, byte-reversed */
-	uint8_t block[16];     /* input block being filled for the hash */
-	uint8_t stream[16];    /* key stream of the block being worked on */
-	uint64_t len, add_len; /* bytes */
-	int decrypt, fast;
+	/* For mbedTLS's gcm.c, by the names that it uses: key, powers of the hash key, bytes so far, E(first counter), last
+	 * counter. */
+	mbedtls_cipher_context_t cipher_ctx;
+	uint64_t H[MBEDTLS_GCM_HTABLE_SIZE][2];
+	uint64_t len, add_len;
+	unsigned char base_ectr[16], y[16];
+	/* Hash so far, for both. OpenSSL finds its powers of the hash key 32 bytes behind it (struct gcm128_context). */
+	unsigned char buf[16];
+	uint64_t openssl_h[2];
+	uint64_t openssl_htable[16][2];
+	struct {
+		uint32_t round_keys[60];
+		int rounds;
+	} openssl_key; /* AES_KEY */
+	unsigned char mode, acceleration; /* gcm.c's */
+	bool fast;                        /* the CPU can run OpenSSL's code, and what it needs is set */
 } mbedtls_gcm_context;
