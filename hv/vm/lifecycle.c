@@ -240,13 +240,28 @@ int vm_reset(struct vm *vm, struct error *e)
 	if (rc)
 		vm_kill(vm, "reset failed: %s", e ? e->text : "image cannot be loaded");
 	else
-		log_info("guest", "%s: reset", vm->config.name);
+		log_guest(LOG_INFO, "guest", "%s: reset", vm->config.name);
 	return rc;
+}
+
+/* The reset that the guest asked for. Clearing memory and loading images takes long, and no service runs meanwhile: a
+ * guest that resets itself again and again gets no more than a tenth of the time for it. */
+static void reset_as_asked(struct vm *vm)
+{
+	struct error e = { 0 };
+	u64 start = host_tsc(), end;
+
+	if (vm_reset(vm, &e))
+		log_err("guest", "%s: %s", vm->config.name, e.text);
+	end = host_tsc();
+	vm->reset_after = end + 9 * (end - start);
 }
 
 void vm_pause(struct vm *vm, enum run_state state)
 {
 	BUG_ON(state != RS_PAUSED && state != RS_FINISH_MIGRATE);
+	if (vm->want_reset && vm->state == RS_RUNNING)
+		reset_as_asked(vm); /* now, or a paused guest's move would lose it */
 	if (vm->state != RS_RUNNING && vm->state != RS_PAUSED)
 		return;
 	vm_clock_stop(vm);
@@ -290,7 +305,8 @@ void vm_kill(struct vm *vm, const char *fmt, ...)
 void vm_request_reset(struct vm *vm, const char *reason)
 {
 	vm->want_reset = vm->attention = true;
-	log_info("guest", "%s: asks for a reset (%s)", vm->config.name, reason);
+	log_guard();
+	log_guest(LOG_INFO, "guest", "%s: asks for a reset (%s)", vm->config.name, reason);
 }
 
 void vm_request_poweroff(struct vm *vm, const char *reason)
@@ -313,15 +329,15 @@ unsigned vm_vcpu_count(const struct vm *vm)
 /* Done between slices, when nothing of the guest is on the stack. */
 void lifecycle_poll(struct vm *vm)
 {
-	struct error e = { 0 };
 	char reason[sizeof(vm->reason)];
 
 	if (vm->want_poweroff && !vm_is_dead(vm)) {
 		memcpy(reason, vm->reason, sizeof(reason));
 		vm_stop(vm, reason);
 	} else if (vm->want_reset && vm->state == RS_RUNNING) {
-		if (vm_reset(vm, &e))
-			log_err("guest", "%s: %s", vm->config.name, e.text);
+		if (host_tsc() < vm->reset_after)
+			return; /* it stands still until then */
+		reset_as_asked(vm);
 	}
 	vm->want_poweroff = vm->want_reset = vm->attention = false;
 	if (vm_is_dead(vm) && vm_is_populated(vm) && !vm->mig)

@@ -64,6 +64,7 @@ struct vm {
 	unsigned n_vcpus;
 	bool want_reset, want_poweroff;  /* asked for by the guest, done by the scheduler */
 	bool attention;                  /* leave the run loop: one of the above */
+	u64 reset_after;                 /* host TSC before which the guest's next own reset waits */
 	/* Console history: ring of the last CONSOLE_RING_BYTES, total bytes ever. */
 	u8 *console;
 	u64 console_line;                /* offset of the first byte not yet copied to the host's serial */

@@ -20,6 +20,9 @@
 
 #define MIB (1ull << 20)
 
+/* Multiboot, with load addresses: the header alone, at 1 MiB. */
+static const u32 tiny_kernel[8] = { 0x1badb002, 0x10000, -(0x1badb002 + 0x10000), 0x100000, 0x100000, 0, 0, 0x100000 };
+
 static struct guest_config config(const char *name, u64 mib)
 {
 	struct guest_config c = { .memory_bytes = mib * MIB, .vcpus = 1 };
@@ -196,6 +199,42 @@ static void the_guest_asks_and_the_scheduler_does(void **state)
 	vm_destroy(vm);
 }
 
+/* A guest in a loop of resets must not take the host's time. */
+static void resets_are_rationed(void **state)
+{
+	struct guest_config c = config("g", 4);
+	struct vm *vm = vm_define(&c, &(struct error){ 0 });
+	struct error e = { 0 };
+
+	assert_non_null(vm);
+	fake_boot_info.n_files = 1;
+	strcpy(fake_boot_info.files[0].name, "kernel");
+	fake_boot_info.files[0].data = (const u8 *)tiny_kernel;
+	fake_boot_info.files[0].size = sizeof(tiny_kernel);
+	assert_int_equal(vm_start(vm, &e), 0);
+	vm_request_reset(vm, "test");
+	lifecycle_poll(vm); /* the fake's clock stands still: it took no time */
+	assert_false(vm->attention);
+	vm->reset_after = fake_tsc_now + 100;
+	vm_request_reset(vm, "test");
+	lifecycle_poll(vm);
+	assert_true(vm->want_reset && vm->attention); /* not yet, and it does not run */
+	assert_int_equal(vm->state, RS_RUNNING);
+	fake_tsc_now += 100;
+	lifecycle_poll(vm);
+	assert_false(vm->want_reset || vm->attention);
+	/* What it asked for is not lost when it is paused meanwhile. */
+	vm->reset_after = fake_tsc_now + 100;
+	vm_request_reset(vm, "test");
+	vm->vcpus[0]->s.gpr[VCPU_RCX] = 77;
+	vm_pause(vm, RS_PAUSED);
+	assert_int_equal(vm->state, RS_PAUSED);
+	assert_false(vm->want_reset);
+	assert_int_equal(vm->vcpus[0]->s.gpr[VCPU_RCX], 0);
+	fake_boot_info.n_files = 0;
+	vm_destroy(vm);
+}
+
 static void vcpu_state_survives_hardware(void **state)
 {
 	struct vm *vm = make(4);
@@ -270,7 +309,8 @@ int main(void)
 		cmocka_unit_test(memory_comes_back), cmocka_unit_test(names_are_unique),
 		cmocka_unit_test(guest_memory_is_bounded), cmocka_unit_test(dirty_log_sees_our_writes_and_the_guests),
 		cmocka_unit_test(clock_stands_still_while_paused), cmocka_unit_test(only_the_owner_runs_it),
-		cmocka_unit_test(the_guest_asks_and_the_scheduler_does), cmocka_unit_test(vcpu_state_survives_hardware),
+		cmocka_unit_test(the_guest_asks_and_the_scheduler_does), cmocka_unit_test(resets_are_rationed),
+		cmocka_unit_test(vcpu_state_survives_hardware),
 		cmocka_unit_test(cpuid_shows_no_more_than_it_should),
 	};
 
