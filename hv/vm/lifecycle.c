@@ -58,6 +58,19 @@ bool vm_is_populated(const struct vm *vm)
 	return vm->n_vcpus > 0;
 }
 
+/* A host that guests only pass through keeps an entry of each; when all places are taken, the oldest of those goes. */
+static unsigned forget_moved(void)
+{
+	unsigned oldest = VM_MAX;
+
+	for (unsigned i = 0; i < VM_MAX; i++)
+		if (vms[i]->state == RS_POSTMIGRATE && !vms[i]->mig && (oldest == VM_MAX || vms[i]->number < vms[oldest]->number))
+			oldest = i;
+	if (oldest < VM_MAX)
+		vm_destroy(vms[oldest]);
+	return oldest;
+}
+
 struct vm *vm_define(const struct guest_config *cfg, struct error *e)
 {
 	unsigned slot = 0;
@@ -69,6 +82,8 @@ struct vm *vm_define(const struct guest_config *cfg, struct error *e)
 	}
 	while (slot < VM_MAX && vms[slot])
 		slot++;
+	if (slot == VM_MAX)
+		slot = forget_moved();
 	vm = slot < VM_MAX ? heap_calloc(1, sizeof(*vm)) : NULL;
 	if (vm)
 		vm->console = frame_alloc_n(CONSOLE_RING_BYTES / PAGE_SIZE);

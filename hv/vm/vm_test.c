@@ -15,6 +15,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <cmocka.h>
 
@@ -69,6 +70,29 @@ static void names_are_unique(void **state)
 	assert_null(vm_define(&c, &e));
 	assert_int_equal(e.code, E_EXIST);
 	vm_destroy(vm);
+}
+
+static void places_of_moved_guests_are_reused(void **state)
+{
+	struct guest_config c = config("g0", 4);
+	struct error e = { 0 };
+
+	for (int i = 0; i < VM_MAX; i++) {
+		snprintf(c.name, sizeof(c.name), "g%d", i);
+		assert_non_null(vm_define(&c, &e));
+	}
+	strcpy(c.name, "more");
+	assert_null(vm_define(&c, &e));
+	assert_non_null(strstr(e.text, "as many guests as it can"));
+	vm_moved_away(vm_find("g3"), "b", 2);
+	vm_moved_away(vm_find("g7"), "b", 2);
+	vm_find("g3")->mig = &e; /* not one that a move still needs */
+	assert_non_null(vm_define(&c, &e));
+	assert_null(vm_find("g7"));
+	assert_non_null(vm_find("g3"));
+	vm_find("g3")->mig = NULL;
+	for (int i = 0; i < VM_MAX; i++)
+		vm_destroy(vms[i]);
 }
 
 static void guest_memory_is_bounded(void **state)
@@ -307,6 +331,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(memory_comes_back), cmocka_unit_test(names_are_unique),
+		cmocka_unit_test(places_of_moved_guests_are_reused),
 		cmocka_unit_test(guest_memory_is_bounded), cmocka_unit_test(dirty_log_sees_our_writes_and_the_guests),
 		cmocka_unit_test(clock_stands_still_while_paused), cmocka_unit_test(only_the_owner_runs_it),
 		cmocka_unit_test(the_guest_asks_and_the_scheduler_does), cmocka_unit_test(resets_are_rationed),
