@@ -172,7 +172,7 @@ static void test_refusals(void **state)
 	struct vm *b;
 
 	(void)state;
-	for (int kind = 0; kind < 4; kind++) {
+	for (int kind = 0; kind < 5; kind++) {
 		fake_setup(5);
 		fake_switch(FAKE_B);
 		b = vm_define(&c, &e);
@@ -181,16 +181,20 @@ static void test_refusals(void **state)
 			b->state = RS_RUNNING, b->owner = true;
 		if (kind == 1) /* knows it at a later epoch */
 			b->state = RS_POSTMIGRATE, b->epoch = 7;
-		if (kind == 2) /* stopped, but its own */
-			b->state = RS_SHUTDOWN, b->owner = true;
+		if (kind == 2) /* ended there */
+			b->state = RS_SHUTDOWN, b->epoch = 7;
+		if (kind == 4) { /* the same, but it was the source's then: that one has been restarted */
+			b->state = RS_POSTMIGRATE, b->epoch = 7;
+			strcpy(b->owner_name, "a");
+		}
 		if (kind == 0)
 			world->writes_per_run = 0, b->state = RS_PAUSED;
 		fake_switch(FAKE_A);
-		if (kind == 0 || kind == 2)
+		if (kind == 0)
 			b->owner = false; /* so that the world's own check stays quiet; the state alone must do */
 		begin(5, false);
 		assert_true(settle(3000));
-		if (kind == 3) { /* only defined there: replaced */
+		if (kind >= 2) { /* 3: only defined there. All are replaced */
 			assert_int_equal(outcome(), MOVED);
 		} else {
 			assert_true(alive(fake_guest(FAKE_A)));
@@ -201,6 +205,34 @@ static void test_refusals(void **state)
 		}
 		finish();
 	}
+}
+
+/* One that has ended comes back as it was. */
+static void test_dead_restored(void **state)
+{
+	struct guest_config c = { .name = FAKE_GUEST, .memory_bytes = FAKE_GUEST_BYTES, .vcpus = 1 };
+	struct error e = { 0 };
+	struct vm *b;
+
+	(void)state;
+	fake_setup(6);
+	fake_switch(FAKE_B);
+	b = vm_define(&c, &e);
+	b->state = RS_INTERNAL_ERROR;
+	b->epoch = 9;
+	strcpy(b->owner_name, "b");
+	strcpy(b->reason, "triple fault");
+	world->bad_state = true;
+	fake_switch(FAKE_A);
+	begin(6, false);
+	assert_true(settle(3000));
+	b = fake_guest(FAKE_B);
+	assert_non_null(b);
+	assert_int_equal(b->state, RS_INTERNAL_ERROR);
+	assert_int_equal(b->epoch, 9);
+	assert_string_equal(b->owner_name, "b");
+	assert_string_equal(b->reason, "triple fault");
+	finish();
 }
 
 /* The entry that made room comes back when the move fails. */
@@ -878,6 +910,7 @@ int main(void)
 		cmocka_unit_test(test_paused_stays_paused),
 		cmocka_unit_test(test_refusals),
 		cmocka_unit_test(test_stale_restored),
+		cmocka_unit_test(test_dead_restored),
 		cmocka_unit_test(test_start_errors),
 		cmocka_unit_test(test_cancel_everywhere),
 		cmocka_unit_test(test_cancel_on_target),

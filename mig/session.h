@@ -73,7 +73,7 @@ struct mig_session {
 	/* target */
 	bool verify_full, last_round, full_pending;
 	bool had_stale;                  /* an inactive entry of that name stood here before */
-	struct { struct guest_config config; enum run_state state; char owner[NAME_MAX_LEN]; u64 epoch; } stale;
+	struct { struct guest_config config; enum run_state state; char owner[NAME_MAX_LEN], reason[300]; u64 epoch; bool own; } stale;
 };
 
 /* All of mig/'s state. One per host; tests have two and switch. */

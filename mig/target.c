@@ -17,6 +17,8 @@ static void remember_stale(struct mig_session *s, const struct vm *vm)
 	s->stale.config = vm->config;
 	s->stale.state = vm->state;
 	s->stale.epoch = vm->epoch;
+	s->stale.own = vm->owner;
+	snprintf(s->stale.reason, sizeof(s->stale.reason), "%s", vm->reason);
 	snprintf(s->stale.owner, sizeof(s->stale.owner), "%s", vm->owner_name);
 }
 
@@ -36,8 +38,14 @@ static void restore_stale(struct mig_session *s)
 	}
 	vm->epoch = s->stale.epoch;
 	snprintf(vm->owner_name, sizeof(vm->owner_name), "%s", s->stale.owner);
-	if (s->stale.state == RS_POSTMIGRATE)
+	if (s->stale.state == RS_POSTMIGRATE) {
 		vm_moved_away(vm, s->stale.owner, s->stale.epoch);
+		return;
+	}
+	vm->state = s->stale.state;
+	vm->owner = s->stale.own;
+	snprintf(vm->reason, sizeof(vm->reason), "%s", s->stale.reason);
+	vm_state_changed(vm);
 }
 
 void target_abort(struct mig_session *s, const char *text)
@@ -123,6 +131,7 @@ static int take_name(struct mig_session *s, const char *name, struct error *e)
 {
 	struct mig_session *old = session_find_incoming(name, s->peer);
 	struct vm *vm;
+	bool dead;
 
 	/* The source, which owns the guest, begins anew: its earlier attempt is dead even if its link is not yet. */
 	if (old)
@@ -132,10 +141,13 @@ static int take_name(struct mig_session *s, const char *name, struct error *e)
 		return 0;
 	if (vm->mig)
 		return error_set(e, E_BUSY, "a guest %s is being moved on this host already: wait for it, or cancel it", name);
-	if (vm->owner || (vm->state != RS_POSTMIGRATE && vm->state != RS_PRELAUNCH))
-		return error_set(e, E_EXIST, "this host has a guest %s of its own (%s): stop it and remove it, or rename one", name,
+	/* One that has ended here has no claim on its name: it was started anew elsewhere. */
+	dead = vm_is_dead(vm);
+	if (!dead && (vm->owner || (vm->state != RS_POSTMIGRATE && vm->state != RS_PRELAUNCH)))
+		return error_set(e, E_EXIST, "this host has a guest %s of its own (%s): stop it there first, or rename one", name,
 				 vm_run_state_name(vm->state));
-	if (s->key.epoch <= vm->epoch)
+	/* The host that has it as far as we know may have been restarted, and counts from 1 again. */
+	if (!dead && strcmp(vm->owner_name, s->peer) && s->key.epoch <= vm->epoch)
 		return error_set(e, E_STATE, "this host knows guest %s at epoch %llu, the copy offered would become %llu: it is out "
 				 "of date, do not run it", name, (unsigned long long)vm->epoch, (unsigned long long)s->key.epoch);
 	remember_stale(s, vm);
