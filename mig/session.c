@@ -48,6 +48,7 @@ struct mig_session *session_new(bool source, struct stream *stream)
 	}
 	s->source = source;
 	s->stream = stream;
+	s->started_ticks = service_ticks;
 	s->started_us = s->step_us = s->moved_us = s->spoke_us = now_us();
 	mig_host->sessions[i] = s;
 	return s;
@@ -109,6 +110,7 @@ static void session_figures(struct mig_session *s)
 	if (!i)
 		return;
 	i->total_us = now_us() - s->started_us;
+	i->busy_ticks = service_ticks - s->started_ticks;
 	if (s->stream)
 		i->transferred = s->source ? s->stream->wire_out : s->stream->wire_in;
 	if (s->ram_ready)
@@ -276,12 +278,10 @@ bool mig_poll(void)
 
 	for (unsigned i = 0; i < MIG_MAX_SESSIONS; i++) {
 		struct mig_session *s = mig_host->sessions[i];
-		u64 t0;
 		bool did;
 
 		if (!s)
 			continue;
-		t0 = host_tsc();
 		if (s->step == MIG_ENDED)
 			did = true; /* by the turn of another */
 		else if (s->step == MIG_LINGER)
@@ -289,10 +289,8 @@ bool mig_poll(void)
 		else
 			did = s->source ? source_poll(s) : target_poll(s);
 		any |= did;
-		if (did && s->info) {
-			s->info->busy_ticks += host_tsc() - t0;
+		if (did)
 			session_figures(s);
-		}
 		if (s->step == MIG_ENDED) {
 			mig_host->sessions[i] = NULL;
 			session_free(s);

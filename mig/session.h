@@ -49,6 +49,7 @@ struct mig_session {
 	struct ledger_key key;
 	u64 peer_boot;
 	u64 started_us, step_us;         /* of the move, of this step */
+	u64 started_ticks;               /* service_ticks then */
 	u64 moved_us, spoke_us;          /* last byte either way; last frame we finished */
 	struct ram ram;
 	bool ram_ready;

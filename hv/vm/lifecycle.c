@@ -19,6 +19,7 @@
 #define SELF_MIGRATION_OFF (~0ull)
 
 struct vm *vms[VM_MAX];
+u64 service_ticks;
 static unsigned last_number;
 static u64 self_migrate_exits;
 static char host_name[NAME_MAX_LEN];

@@ -28,10 +28,12 @@ static void run_guest(struct vm *vm, u64 slice, u64 self_migrate_exits)
 
 	vcpu_run(v, start + slice);
 	v->run_tsc += host_tsc() - start;
-	if (vm->exits >= vm->next_self_migration && vm->state == RS_RUNNING && !vm->mig) {
-		fpu_release();
-		mig_self(vm);
-		vm->self_migrations++;
+	if (vm->exits >= vm->next_self_migration && vm->state == RS_RUNNING) {
+		if (!vm->mig) { /* else it just runs on: a move is under way */
+			fpu_release();
+			mig_self(vm);
+			vm->self_migrations++;
+		}
 		vm->next_self_migration = vm->exits + self_migrate_exits;
 	}
 }
@@ -62,6 +64,8 @@ void sched_run(const struct config *c)
 		log_poll();
 		busy = net_poll();
 		busy |= mig_poll();
+		if (busy)
+			service_ticks += host_tsc() - start;
 		/* Guests get as much as the services just took: a move cannot starve them. */
 		u64 slice = busy ? MIN(MAX(host_tsc() - start, slice_min), slice_max) : slice_min;
 

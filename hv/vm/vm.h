@@ -77,6 +77,8 @@ struct vm {
 
 /* --- lifecycle.c --- */
 extern struct vm *vms[VM_MAX]; /* NULL slots */
+/* Host TSC ticks that network, control and moves have worked, waiting left out. Kept by hv/vm/sched.c. */
+extern u64 service_ticks;
 struct vm *vm_find(const char *name);
 /* Makes an entry without memory or devices, as the config file has it (state PRELAUNCH, not owner). NULL with *e: name taken, too many. */
 struct vm *vm_define(const struct guest_config *cfg, struct error *e);

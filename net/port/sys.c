@@ -31,21 +31,20 @@ void net_diag(const char *fmt, ...)
 u16 net_chksum(const void *data, int len)
 {
 	const u8 *p = data;
-	u64 sum = 0, w[4];
+	u64 sum = 0, w;
 
 	/* Sums of 64-bit words with the carry added back are sums of 16-bit words as well (RFC 1071, 2.B). */
-	for (; len >= 32; len -= 32, p += 32) {
-		memcpy(w, p, 32);
-		__asm__("addq %1, %0; adcq %2, %0; adcq %3, %0; adcq %4, %0; adcq $0, %0"
-			: "+r"(sum) : "m"(w[0]), "m"(w[1]), "m"(w[2]), "m"(w[3]) : "cc");
-	}
+	for (; len >= 64; len -= 64, p += 64)
+		__asm__("addq (%1), %0; adcq 8(%1), %0; adcq 16(%1), %0; adcq 24(%1), %0; adcq 32(%1), %0; adcq 40(%1), %0;"
+			"adcq 48(%1), %0; adcq 56(%1), %0; adcq $0, %0"
+			: "+&r"(sum) : "r"(p), "m"(*(const u8 (*)[64])p) : "cc");
 	while (len > 0) {
 		size_t n = MIN((size_t)len, (size_t)8);
 
-		w[0] = 0;
-		memcpy(w, p, n);
-		sum += w[0];
-		sum += sum < w[0];
+		w = 0;
+		memcpy(&w, p, n);
+		sum += w;
+		sum += sum < w;
 		p += n;
 		len -= n;
 	}
