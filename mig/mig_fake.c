@@ -13,6 +13,7 @@
 
 static struct fake_world the_world;
 struct fake_world *world = &the_world;
+u64 service_ticks; /* the scheduler's count; stands still here */
 static const char *const host_names[FAKE_HOSTS] = { "a", "b" };
 
 #define CHECK(cond) do { if (!(cond)) bug(__FILE__, __LINE__, #cond); } while (0)
