@@ -104,5 +104,9 @@ def linux_xapic(run):
 @test(timeout=240)
 def linux_generic(run):
     """The distribution's generic kernel, which tries out far more hardware than the cloud kernel."""
-    _, _, c = start(run, linux(kernel="generic"), generic=os.path.join(lib.LINUX, "vmlinuz-generic"))
+    generic = os.path.join(lib.LINUX, "vmlinuz-generic")
+    host, _, c = start(run, linux(kernel="generic"), more="[debug]\nquit-when-idle=yes\n\n", generic=generic)
     beats(c, 5)
+    c.type("web", "poweroff\n")
+    host.wait_for("guest: web: shutdown", 30)
+    host.wait_exit(30)  # the last guest is off
