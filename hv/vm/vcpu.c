@@ -347,9 +347,14 @@ void vcpu_advance(struct vcpu *v, u32 inst_len)
 	vcpu_set_rip(v, rip);
 	if (block & (BLOCK_STI | BLOCK_MOV_SS))
 		vmcs_write(VMCS_GUEST_INTERRUPTIBILITY, block & ~(u32)(BLOCK_STI | BLOCK_MOV_SS));
+	if (!(v->s.rflags & (RFLAGS_TF | RFLAGS_RF)))
+		return;
 	/* SDM "Pending Debug Exceptions": BS, because the instruction that we completed was single-stepped. */
-	if ((v->s.rflags & RFLAGS_TF) && !(vmcs_read(VMCS_GUEST_DEBUGCTL) & BIT(1)))
-		vmcs_write(VMCS_GUEST_PENDING_DBG, vmcs_read(VMCS_GUEST_PENDING_DBG) | BIT(14));
+	if ((v->s.rflags & RFLAGS_TF) && !(vmcs_read(VMCS_GUEST_DEBUGCTL) & DEBUGCTL_BTF))
+		vmcs_write(VMCS_GUEST_PENDING_DBG, vmcs_read(VMCS_GUEST_PENDING_DBG) | DR6_BS);
+	/* RF lasts for one instruction; EPT violations save it set (SDM "Saving RIP, RSP, RFLAGS, and SSP"). */
+	if (v->s.rflags & RFLAGS_RF)
+		vcpu_set_rflags(v, v->s.rflags & ~RFLAGS_RF);
 }
 
 void vcpu_inject(struct vcpu *v, u8 vector, bool has_error, u32 error)

@@ -144,6 +144,14 @@ static void single_step_ends_hlt(void **state)
 	assert_true(vmcs_read(VMCS_GUEST_PENDING_DBG) & DR6_BS);
 }
 
+static void emulated_instruction_ends_rf(void **state)
+{
+	vmcs_write(VMCS_GUEST_RFLAGS, RFLAGS_RF | 2);
+	take_exit(18, 0, 0);
+	assert_int_equal(vmcs_read(VMCS_GUEST_RFLAGS), 2);
+	assert_int_equal(vmcs_read(VMCS_GUEST_PENDING_DBG), 0);
+}
+
 static void control_registers_are_checked(void **state)
 {
 	u64 pdpte[4] = { 0x1001, 0x2001, 0, 0 };
@@ -311,7 +319,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(debug_exceptions_come_back_to_the_guest), TEST(alignment_checks_come_back_to_the_guest),
 		TEST(machine_checks_are_the_hosts), TEST(interrupted_nmi_is_injected_again),
-		TEST(tdx_instructions_are_undefined), TEST(single_step_ends_hlt), TEST(control_registers_are_checked),
+		TEST(tdx_instructions_are_undefined), TEST(single_step_ends_hlt), TEST(emulated_instruction_ends_rf),
+		TEST(control_registers_are_checked),
 		TEST(deadlines_follow_the_guests_tsc), TEST(timer_is_armed_in_host_ticks),
 		TEST(loaded_state_cannot_stop_the_host), TEST(vcpus_run_out_with_an_error),
 		TEST(cpuid_hides_what_has_no_control),
