@@ -8,6 +8,7 @@
 #endif
 #define XXH_INLINE_ALL
 #include <xxhash.h>
+#include <cpuid.h>
 
 int ram_init(struct ram *r, struct vm *vm, u64 todo_words)
 {
@@ -96,8 +97,29 @@ bool ram_is_zero(const void *page)
 	return zero;
 }
 
+#ifndef __clang__
+static bool has_avx2(void)
+{
+	u32 eax, ebx, ecx, edx;
+
+	if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE) || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) ||
+	    !(ebx & bit_AVX2))
+		return false;
+	__asm__ volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
+	return (eax & 6) == 6; /* SSE and AVX state */
+}
+#endif
+
 u64 ram_hash(const void *page)
 {
+#ifndef __clang__
+	static int avx2 = -1;
+
+	if (avx2 < 0)
+		avx2 = has_avx2();
+	if (avx2)
+		return ram_hash_avx2(page);
+#endif
 	return XXH3_64bits(page, PAGE_SIZE);
 }
 

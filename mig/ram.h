@@ -27,8 +27,9 @@ void ram_harvest(struct ram *r);
 u64 ram_take(struct ram *r);
 /* First 8-byte word that is not zero stops the search. */
 bool ram_is_zero(const void *page);
-/* Raw hash of a page: XXH3, 64 bits, seed 0. */
+/* Raw hash of a page: XXH3, 64 bits, seed 0. The same from both; avx2 needs a CPU and an XCR0 that have it. */
 u64 ram_hash(const void *page);
+u64 ram_hash_avx2(const void *page);
 u64 ram_hash_of_zero(void);
 /* The same over any bytes. */
 u64 ram_hash_bytes(const void *p, size_t len);
