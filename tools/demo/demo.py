@@ -276,7 +276,8 @@ class Demo:
         ):
             say(f"  {'ok ' if fine else 'BAD'}  {text}", "good" if fine else "bad")
         say()
-        say("Figures", "bold")
+        slow = self.hosts["A"].emulator == "bochs"
+        say("Figures" + (" (seconds of the emulated hosts)" if slow else ""), "bold")
         for name, value in (
             ("whole move", f"{moved['total-time-us'] / 1e6:.1f} s"),
             ("guest frozen", f"{moved['downtime-us'] / 1000:.0f} ms"),
