@@ -823,6 +823,92 @@ static void test_window_target_gone(void **state)
 	finish();
 }
 
+/* Operators, links and hosts do anything at any time. fake_step() watches that never two have the guest; in the end, when
+ * nothing goes wrong any more, nothing may be left undecided but what only a restarted host could have told. */
+static void test_chaos(void **state)
+{
+	const char *n = getenv("MIG_TEST_RUNS");
+	unsigned runs = n ? (unsigned)atoi(n) : 300, moved = 0, lost = 0;
+
+	(void)state;
+	for (unsigned seed = 0; seed < runs; seed++) {
+		unsigned restarts = 0;
+		bool given_up = false;
+
+		srand(seed);
+		fake_setup(seed);
+		for (unsigned step = 0; step < 400; step++) {
+			int host = rand() & 1;
+			struct vm *vm = fake_guest(host);
+			struct mig_session *s = vm ? vm->mig : NULL;
+			struct error e = { 0 };
+
+			fake_step(rand() % 4 ? 100 : STEP_US);
+			vm = fake_guest(host);
+			s = vm ? vm->mig : NULL;
+			fake_switch(host);
+			switch (rand() % 60) {
+			case 0: case 1: case 2: case 3:
+				if (vm && !s && vm->owner)
+					(void)!fake_move(host, rand() & 1, &e);
+				break;
+			case 4:
+				if (vm)
+					(void)!mig_cancel(vm, &e);
+				break;
+			case 5:
+				if (s && s->stream)
+					fake_cut(s->stream);
+				break;
+			case 6:
+				world->net_down = rand() & 1;
+				break;
+			case 7:
+				if (vm && !s && vm->state == RS_RUNNING)
+					vm_pause(vm, RS_PAUSED);
+				break;
+			case 8: case 9:
+				if (vm && !s && vm->state == RS_PAUSED)
+					(void)!vm_resume(vm, &e);
+				break;
+			case 10:
+				if (step > 200 && rand() % 4 == 0) {
+					fake_restart(host);
+					restarts++;
+				}
+				break;
+			case 11: /* guest-stop, as net/commands.c allows it */
+				if (vm && s && !vm->owner && vm->state == RS_PAUSED) {
+					vm->state = RS_SHUTDOWN;
+					given_up = true;
+				}
+				break;
+			case 12: /* guest-start force: only by an operator who is right */
+				if (vm && s && vm_is_dead(vm) && !fake_guest(!host))
+					(void)!mig_give_up(vm, &e);
+				break;
+			}
+			fake_switch(FAKE_A);
+		}
+		world->net_down = false;
+		if (!settle(4000)) {
+			/* Only a target that was restarted cannot tell. */
+			if (!restarts)
+				fail_msg("seed %u: does not end", seed);
+			lost++;
+		} else {
+			struct vm *a = fake_guest(FAKE_A), *b = fake_guest(FAKE_B);
+
+			if (!alive(a) && !alive(b) && !restarts && !given_up)
+				fail_msg("seed %u: nobody has it", seed);
+			moved += alive(b);
+		}
+		if (fake_teardown())
+			fail_msg("seed %u: memory is lost", seed);
+	}
+	assert_true(moved > runs / 20 && lost < runs / 4);
+}
+
 static void test_versions(void **state)
 {
 	struct stream *far, *near;
@@ -929,6 +1015,7 @@ int main(void)
 		cmocka_unit_test(test_zero_flood),
 		cmocka_unit_test(test_frozen_too_long),
 		cmocka_unit_test(test_window_target_gone),
+		cmocka_unit_test(test_chaos),
 		cmocka_unit_test(test_versions),
 		cmocka_unit_test(test_self),
 	};
