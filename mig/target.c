@@ -118,9 +118,8 @@ static int read_config(struct mig_session *s, struct wire_reader *r, struct conf
 	if (c->memory_bytes % PAGE_2M || c->memory_bytes < (4u << 20) || c->memory_bytes > 1ull << 40)
 		return error_set(e, E_PROTO, "guest %s has %llu bytes of memory, which cannot be", c->name,
 				 (unsigned long long)c->memory_bytes);
-	if (c->vcpus < 1 || c->vcpus > VM_MAX_VCPUS)
-		return error_set(e, E_UNSUPPORTED, "guest %s has %u vCPUs, this host runs guests of 1 to %u", c->name, c->vcpus,
-				 VM_MAX_VCPUS);
+	if (c->vcpus != 1)
+		return error_set(e, E_UNSUPPORTED, "guest %s has %u vCPUs, this version of Godwit runs guests with 1", c->name, c->vcpus);
 	if (s->key.epoch == 0)
 		return error_set(e, E_PROTO, "guest %s comes with epoch 0", c->name);
 	return 0;
