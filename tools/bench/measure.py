@@ -155,7 +155,7 @@ def dirty_from_now(run, host):
         console.stdin.write(f"dirty {DIRTY_MIB_S}\n".encode())
         console.stdin.flush()
         try:
-            host.wait_for(r"^web\| HB SET dirty=", timeout=60)
+            host.wait_for(r"^web\| HB SET dirty_mb_s=", timeout=60)
         finally:
             console.kill()
 
