@@ -85,7 +85,7 @@ PURE_OBJS := $(PURE_SRCS:%.c=$(BUILD)/tests/obj/%.o) $(PURE_LIB_OBJS)
 HV_TESTS := $(patsubst %.c,$(BUILD)/tests/%,$(notdir $(wildcard hv/*_test.c hv/*/*_test.c)))
 UNIT_TESTS += $(HV_TESTS)
 # Programs that test what is not linked into a unit test; each exits 0 or not.
-SCRIPT_TESTS := tools/bench/proxy_test.py tools/demo/verdict_test.py tools/godwit/test/command tools/godwit/test/command-asan tools/fuzz/short
+SCRIPT_TESTS := tools/bench/proxy_test.py tools/demo/verdict_test.py tools/godwit/test/command tools/godwit/test/command-asan tools/fuzz/short tools/check/headers.sh tools/check/errors.py
 
 $(BUILD)/tests/obj/%.o: %.c
 	@mkdir -p $(@D)
