@@ -111,7 +111,7 @@ static void session_figures(struct mig_session *s)
 		return;
 	i->total_us = now_us() - s->started_us;
 	i->busy_ticks = service_ticks - s->started_ticks;
-	if (s->stream)
+	if (s->stream && !s->waited) /* not those that only ask for the outcome */
 		i->transferred = s->source ? s->stream->wire_out : s->stream->wire_in;
 	if (s->ram_ready)
 		i->hash = s->ram.fold;

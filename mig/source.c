@@ -76,6 +76,7 @@ static void source_done(struct mig_session *s, u64 target_downtime_us)
 	i->downtime_ticks = host_tsc() - s->freeze_tsc;
 	i->epoch = s->key.epoch;
 	ledger_set(&mig_host->ledger, &s->key, LEDGER_MOVED);
+	i->error.code = 0;
 	session_set(s, s->step, "device", "resume");
 	untrack(s);
 	log_info("mig", "guest %s moved to host %s: %llu us, %u rounds, %llu bytes, down %llu us (%llu us by the target)",
@@ -137,6 +138,9 @@ static void source_wait(struct mig_session *s, const char *why)
 		stream_close(s->stream);
 	s->stream = NULL;
 	s->waited = true;
+	/* In full: the guest's reason has less room. */
+	s->info->error.code = 0;
+	error_set(&s->info->error, E_STATE, "%s", why);
 	if (!vm_is_dead(vm)) {
 		snprintf(vm->reason, sizeof(vm->reason), "waits for host %s to say whether it took the guest over: %.70s",
 			 s->peer, why);

@@ -95,18 +95,17 @@ static void move_cancel(struct move *mv)
 			      " without knowing)", mv->from->name);
 }
 
-/* Connects to the source again within one timeout. */
-static bool move_reconnect(struct move *mv)
+/* Connects to the source again within one timeout; @f says why that failed. */
+static bool move_reconnect(struct move *mv, struct fail *f)
 {
 	uint64_t deadline = now_ms() + mv->ctx.timeout_ms;
 	int tries = 0;
-	struct fail f;
 
 	do {
 		qmp_close(&mv->src);
 		if (tries++)
 			poll(NULL, 0, RETRY_MS);
-		if (!move_dial(mv, &mv->src, mv->from, &f)) {
+		if (!move_dial(mv, &mv->src, mv->from, f)) {
 			mv->src.event = move_event;
 			mv->src.event_arg = mv;
 			return true;
@@ -174,7 +173,7 @@ static int move_watch(struct move *mv, struct fail *f)
 					reason);
 		}
 		progress_note(&mv->progress, "  lost the connection to '%s', trying again", mv->from->name);
-		if (!move_reconnect(mv))
+		if (!move_reconnect(mv, f))
 			return GW_NO_HOST;
 		progress_note(&mv->progress, "  connected to '%s' again", mv->from->name);
 	}
@@ -423,7 +422,7 @@ static int move_start(struct move *mv, struct fail *f)
 		return code;
 	/* It may have been taken; from here on it is as if it had been. */
 	progress_note(&mv->progress, "  lost the answer to 'migrate': %s", f->text);
-	if (!move_reconnect(mv))
+	if (!move_reconnect(mv, f))
 		return move_lost(mv, f);
 	return GW_OK;
 }
