@@ -162,7 +162,7 @@ class Pair:
                 f.write(f"[{name}]\naddress=127.0.0.1:{host.port}\npeer-address={peer}\n")
 
     def godwit(self, *args, **options):
-        return self.run.godwit(*args, env={"GODWIT_DIR": self.dir}, **options)
+        return self.run.godwit(*args, env={"GODWIT_DIR": self.dir, "GODWIT_IDENTITY": "tester"}, **options)
 
     def migrate(self, guest, to, uri=None, **arguments):
         """Begin a move by QMP."""
