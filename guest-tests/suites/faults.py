@@ -364,7 +364,8 @@ def hostile_peers(run):
             reason = conn.expect(kind)[2:].decode()
             say(f"  {kind}: {reason}")
             assert words in reason, (words, reason)
-            assert conn.closed()
+            if "migration protocol 2" in reason:  # once: the host gives its last words seconds to arrive
+                assert conn.closed(), "the host keeps the connection"
             conn.close()
     with cases("no memory was kept for them"):
         pair.check_memory(place.free["a"])
