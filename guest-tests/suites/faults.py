@@ -437,9 +437,9 @@ def hostile_peers(run):
     # A name that the target has itself, and a guest that is not there.
     for arguments, words in (
         ({"guest": "nobody", "host": "b", "uri": place.middle.uri}, "no guest is called 'nobody'"),
-        ({"guest": "g", "host": "a", "uri": place.middle.uri}, "is on host a already"),
+        ({"guest": "g", "host": "a", "uri": place.middle.uri}, "is on host 'a' already"),
         ({"guest": "big", "host": "b", "uri": place.middle.uri}, "only a running or paused guest"),
-        ({"guest": "g", "host": "b", "uri": "tcp:b:4789"}, "uri"),
+        ({"guest": "g", "host": "b", "uri": "tcp:b:4789"}, "is no address"),
         ({"guest": "g", "host": "b", "uri": place.middle.uri, "verify": "hope"}, "verify"),
     ):
         with cases(f"refused at once: {words}"):
