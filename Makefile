@@ -22,11 +22,11 @@ demo: deps
 test: deps
 	@$(MAKE) --no-print-directory -j2 all $(BUILD)/godwit-asan unit-tests fuzzers
 	@tools/bench/runner.py -k '^(?!($(SOAK_TESTS))$$)' $(UNIT_TESTS) $(SCRIPT_TESTS)
-# Long two-host tests that are not yet steady enough to gate a change.
+# A long two-host test that is not yet steady enough to gate a change.
 soak: deps
 	@$(MAKE) --no-print-directory -j2 all
 	@tools/bench/runner.py -k '^($(SOAK_TESTS))$$'
-SOAK_TESTS := hostile_peers|certificates|hosts_that_restart_in_a_move
+SOAK_TESTS := hostile_peers
 bench: deps
 	@$(MAKE) --no-print-directory -j2 all
 	tools/bench/measure.py
