@@ -368,7 +368,7 @@ def hostile_peers(run):
                 assert conn.closed(), "the host keeps the connection"
             conn.close()
     with cases("no memory was kept for them"):
-        pair.check_memory(place.free["a"])
+        pair.check_memory(place.free["a"], slack=640 << 10)  # the silent ones are still connected, with 144 KiB each
 
     def at_text(payload):
         """Where the guest's code, which it never writes to, is in a PAGES frame; 0: not in it."""
