@@ -3,6 +3,7 @@
 import glob
 import importlib
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -18,6 +19,8 @@ from env import Env  # noqa: E402
 def main():
     if len(sys.argv) < 2 or not os.path.exists(sys.argv[1]):
         sys.exit("usage: run.py BINARY [NAME...]")
+    # A shell's background job ignores Ctrl-C, and so would the commands that are to be interrupted here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     wanted = sys.argv[2:]
     failed = done = 0
     for path in sorted(glob.glob(os.path.join(HERE, "test_*.py"))):
