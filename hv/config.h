@@ -8,6 +8,30 @@
 #define NAME_MAX_LEN 32
 #define CONFIG_MAX_MODULES 4
 
+#define CONFIG_MAX_DISKS 4
+#define CONFIG_MAX_NICS 4
+
+/* disk=ram:64M | image:FILE | nbd://IP:PORT/EXPORT | nbds://IP:PORT/EXPORT (TLS), then any of ,ro ,serial=TEXT
+ * ,timeout=DURATION (how long a server may be away before the guest gets I/O errors; none: it waits for ever). */
+enum disk_kind { DISK_RAM, DISK_IMAGE, DISK_NBD };
+struct disk_config {
+	u32 kind;                 /* enum disk_kind */
+	u64 bytes;                /* DISK_RAM */
+	char image[64];           /* DISK_IMAGE: file in \godwit\ */
+	u32 address;              /* DISK_NBD: IPv4, host byte order */
+	u16 port;
+	bool tls, read_only;
+	char export_name[64];
+	char serial[21];          /* virtio-blk ID; empty: made from guest and number */
+	u32 timeout_ms;           /* 0: none */
+};
+
+/* nic=NETWORK[,mac=52:54:00:...]; NETWORK names a [switch] section. Without mac one is made from the guest's name. */
+struct nic_config {
+	char network[NAME_MAX_LEN];
+	u8 mac[6];
+};
+
 struct guest_config {
 	char name[NAME_MAX_LEN];
 	u64 memory_bytes;         /* multiple of 2 MiB, 4 MiB..1 TiB */
@@ -19,6 +43,10 @@ struct guest_config {
 	u32 n_modules;
 	char os_type[16];         /* shown by status only */
 	bool autostart, debug_exit, console_serial;
+	struct disk_config disks[CONFIG_MAX_DISKS];
+	u32 n_disks;
+	struct nic_config nics[CONFIG_MAX_NICS];
+	u32 n_nics;
 };
 
 struct config {

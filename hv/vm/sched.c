@@ -64,6 +64,9 @@ void sched_run(const struct config *c)
 		log_poll();
 		busy = net_poll();
 		busy |= mig_poll();
+		for (unsigned i = 0; i < VM_MAX; i++)
+			if (vms[i])
+				busy |= vm_service(vms[i]);
 		if (busy)
 			service_ticks += host_tsc() - start;
 		/* Guests get as much as the services just took: a move cannot starve them. */

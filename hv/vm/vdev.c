@@ -41,6 +41,57 @@ void board_run_timers(struct vm *vm, u64 now)
 	}
 }
 
+void vm_lock(struct vm *vm) { spin_lock(&vm->lock); }
+void vm_unlock(struct vm *vm) { spin_unlock(&vm->lock); }
+
+void vdev_kick(struct vdev *dev)
+{
+	__atomic_store_n(&dev->kicked, true, __ATOMIC_RELEASE);
+	__atomic_store_n(&dev->vm->kicked, true, __ATOMIC_RELEASE);
+}
+
+bool vm_service(struct vm *vm)
+{
+	bool more = false;
+
+	if (!__atomic_exchange_n(&vm->kicked, false, __ATOMIC_ACQUIRE))
+		return false;
+	for (unsigned i = 0; i < vm->n_vdevs; i++) {
+		struct vdev *dev = vm->vdevs[i];
+
+		if (!__atomic_exchange_n(&dev->kicked, false, __ATOMIC_ACQUIRE))
+			continue;
+		vm_lock(vm);
+		if (dev->type->service && dev->type->service(dev))
+			dev->kicked = more = true;
+		vm_unlock(vm);
+	}
+	if (more)
+		vm->kicked = true;
+	return true;
+}
+
+bool vm_drain(struct vm *vm)
+{
+	bool done = true;
+
+	vm_lock(vm);
+	for (unsigned i = 0; i < vm->n_vdevs; i++)
+		if (vm->vdevs[i]->type->drain)
+			done &= vm->vdevs[i]->type->drain(vm->vdevs[i]);
+	vm_unlock(vm);
+	return done;
+}
+
+void vm_undrain(struct vm *vm)
+{
+	vm_lock(vm);
+	for (unsigned i = 0; i < vm->n_vdevs; i++)
+		if (vm->vdevs[i]->type->undrain)
+			vm->vdevs[i]->type->undrain(vm->vdevs[i]);
+	vm_unlock(vm);
+}
+
 static int add(struct vm *vm, const struct vdev_type *type, unsigned instance, struct error *e)
 {
 	if (vm->n_vdevs == VM_MAX_VDEVS)

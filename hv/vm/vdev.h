@@ -17,6 +17,13 @@ struct vdev_type {
 	void (*reset)(struct vdev *);
 	/* Guest TSC has reached dev->deadline (which was set to VDEV_NEVER before the call). */
 	void (*timer)(struct vdev *);
+	/* Back-end work on the service CPU after vdev_kick(): a bounded turn, FPU free, network may be called. Returns
+	 * whether there is more to do (it is then called again next turn). May be NULL. */
+	bool (*service)(struct vdev *);
+	/* Before a freeze: starts nothing new outside of the guest any more; true when nothing is outstanding there (disk
+	 * requests answered or their connection dead). Called again and again. undrain: the move is off, go on. May be NULL. */
+	bool (*drain)(struct vdev *);
+	void (*undrain)(struct vdev *);
 	/* Frees host-only resources; may be NULL. */
 	void (*destroy)(struct vdev *);
 };
@@ -33,7 +40,20 @@ struct vdev {
 	struct vm *vm;
 	u16 instance;
 	u64 deadline;      /* guest TSC at which ops->timer wants to run; set with vdev_arm() only */
+	bool kicked;       /* service() is wanted */
 };
+
+/* Has service() called soon, on the service CPU. From any CPU. */
+void vdev_kick(struct vdev *dev);
+/* Devices run under their guest's lock: bus functions, timer, reset, service, drain are called with it held. Others that
+ * call into a device (a packet or an answer has come in) take it. Not recursive. */
+void vm_lock(struct vm *vm);
+void vm_unlock(struct vm *vm);
+/* service() of every kicked device of vm; true if there was one. On the service CPU. */
+bool vm_service(struct vm *vm);
+/* drain() of every device; true when all have drained. undrain after a move that did not happen. */
+bool vm_drain(struct vm *vm);
+void vm_undrain(struct vm *vm);
 
 /* Sets when timer() is to be called (guest TSC; VDEV_NEVER cancels). Host-only: post_load arms again. */
 void vdev_arm(struct vdev *dev, u64 deadline);

@@ -2,6 +2,7 @@
 /* A guest: memory, clock, devices, vCPUs, life. Everything another part may do to a guest is here. */
 #pragma once
 #include "hv/config.h"
+#include "hv/lib/spinlock.h"
 #include "hv/mm/ept.h"
 #include "hv/vm/vdev.h"
 
@@ -55,11 +56,13 @@ struct vm {
 	struct cpuid_table cpuid;
 	u8 cpuid_index[3][32];           /* first entry + 1 of basic, hypervisor and extended leaves */
 	/* Devices. */
+	struct spinlock lock;            /* device state; vm_lock() */
 	struct vdev *vdevs[VM_MAX_VDEVS];
 	unsigned n_vdevs;
 	struct bus_range pio[VM_MAX_RANGES], mmio[VM_MAX_RANGES];
 	unsigned n_pio, n_mmio;
 	u64 next_deadline;               /* min over vdevs */
+	bool kicked;                     /* some device wants service() */
 	struct vcpu *vcpus[VM_MAX_VCPUS];
 	unsigned n_vcpus;
 	bool want_reset, want_poweroff;  /* asked for by the guest, done by the scheduler */
