@@ -33,7 +33,7 @@ static char *fgets_nothing(char *to, int room, FILE *file) { return NULL; }
 #define SECTION_MAX_BYTES 48 /* inih cuts longer ones */
 #define SKIP "!" /* section whose error is already reported */
 
-enum section { S_NONE, S_HOST, S_NETWORK, S_MIGRATION, S_DEBUG, S_GUEST, S_SKIP };
+enum section { S_NONE, S_HOST, S_NETWORK, S_MIGRATION, S_DEBUG, S_GUEST, S_SWITCH, S_SKIP };
 
 struct parser {
 	struct config *c;
@@ -41,12 +41,13 @@ struct parser {
 	u32 line;
 	bool more_errors;
 	enum section section;
-	u32 seen[S_SKIP + 1]; /* bit per key of that section */
+	u64 seen[S_SKIP + 1]; /* bit per key of that section */
 	u32 address_line;
 	bool mode_given;
 	struct guest_config guest; /* the one being read */
 	u32 guest_line;
 	bool guest_open, guest_bad;
+	u32 nic_line[CONFIG_MAX_NICS], nic_lines[CONFIG_MAX_GUESTS][CONFIG_MAX_NICS];
 };
 
 struct key {
@@ -371,6 +372,118 @@ static const char *set_console(struct parser *p, const char *v)
 	return NULL;
 }
 
+static bool hex_byte(const char *s, u8 *out)
+{
+	static const char digits[] = "0123456789abcdef";
+	const char *high, *low;
+
+	/* strchr finds the terminator, too. */
+	high = *s ? strchr(digits, *s | 0x20) : NULL;
+	low = high && s[1] ? strchr(digits, s[1] | 0x20) : NULL;
+	if (!low)
+		return false;
+	*out = (u8)((high - digits) << 4 | (low - digits));
+	return true;
+}
+
+bool config_mac_ok(const u8 mac[6])
+{
+	return !(mac[0] & 1) && memcmp(mac, "\0\0\0\0\0", 6);
+}
+
+void config_default_mac(const char *guest, u32 n, u8 mac[6])
+{
+	u32 h = 2166136261u; /* FNV-1a */
+
+	for (; *guest; guest++)
+		h = (h ^ (u8)*guest) * 16777619u;
+	h = (h ^ (u8)n) * 16777619u;
+	h ^= h >> 24;
+	memcpy(mac, (u8[6]){ 0x52, 0x54, 0x00, (u8)(h >> 16), (u8)(h >> 8), (u8)h }, 6);
+}
+
+static bool vlan_id(const char *s, u16 *out)
+{
+	u64 n;
+
+	if (!plain_number(s, 1, VLAN_MAX, &n))
+		return false;
+	*out = (u16)n;
+	return true;
+}
+
+#define BAD_VLAN "has a VLAN that is not a number from 1 to 4094"
+
+static const char *nic_option(struct nic_config *nic, const char *o)
+{
+	if (!strncmp(o, "vlan=", 5))
+		return vlan_id(o + 5, &nic->vlan) ? NULL : BAD_VLAN;
+	if (strncmp(o, "mac=", 4))
+		return "has an unknown option. After the name of the network there may be ,mac=52:54:00:12:34:56 and ,vlan=ID";
+	o += 4;
+	for (unsigned i = 0; i < 6; i++)
+		if (strlen(o) != 17 || !hex_byte(o + 3 * i, &nic->mac[i]) || o[3 * i + 2] != (i < 5 ? ':' : 0))
+			return "has a MAC address that is none. Write it like mac=52:54:00:12:34:56";
+	return config_mac_ok(nic->mac) ? NULL : "has a MAC address that no card can have (zero, or a multicast address: its first "
+		"byte must be even). Begin it with 52:54:00";
+}
+
+static const char *set_nic(struct parser *p, const char *v)
+{
+	struct guest_config *g = &p->guest;
+	struct nic_config *nic = &g->nics[g->n_nics];
+	char text[128], *next, *at = text;
+	const char *wrong;
+
+	if (g->n_nics == CONFIG_MAX_NICS)
+		return "is one network card too many. A guest has at most 4";
+	if (strlen(v) >= sizeof(text))
+		return "is too long. Write it like nic=lan,mac=52:54:00:12:34:56";
+	strcpy(text, v);
+	*nic = (struct nic_config){ 0 };
+	for (bool first = true; at; at = next, first = false) {
+		next = strchr(at, ',');
+		if (next)
+			*next++ = 0;
+		if (first && !name_ok(at, NAME_MAX_LEN - 1))
+			return "does not begin with the name of a network. Name a [switch NAME] section, like nic=lan";
+		if (first)
+			strcpy(nic->network, at);
+		else if ((wrong = nic_option(nic, at)))
+			return wrong;
+	}
+	if (!config_mac_ok(nic->mac))
+		config_default_mac(g->name, g->n_nics, nic->mac);
+	p->nic_line[g->n_nics++] = p->line;
+	return NULL;
+}
+
+/* N, or a PCI address: bus:device.function in hexadecimal. */
+static const char *set_uplink(struct parser *p, const char *v)
+{
+	struct switch_config *s = &p->c->switches[p->c->n_switches - 1];
+	u64 n;
+
+	if (!strcmp(v, "none"))
+		return NULL;
+	if (plain_number(v, 0, 63, &n)) {
+		s->uplink = UPLINK_NUMBER;
+		s->number = (u8)n;
+		return NULL;
+	}
+	if (strlen(v) != 7 || !hex_byte(v, &s->bus) || v[2] != ':' || !hex_byte(v + 3, &s->dev) || s->dev > 31 || v[5] != '.' ||
+	    v[6] < '0' || v[6] > '7')
+		return "is no network card. Write its number in PCI order (the first is 0), its PCI address like 00:04.0, or none";
+	s->uplink = UPLINK_ADDRESS;
+	s->fn = (u8)(v[6] - '0');
+	return NULL;
+}
+
+static const char *set_vlan(struct parser *p, const char *v)
+{
+	return vlan_id(v, &p->c->switches[p->c->n_switches - 1].vlan) ? NULL : BAD_VLAN;
+}
+
 static const struct key keys[] = {
 	{ S_HOST, "name", set_host_name },
 	{ S_NETWORK, "mode", set_mode },
@@ -392,6 +505,9 @@ static const struct key keys[] = {
 	{ S_GUEST, "os", set_os },
 	{ S_GUEST, "module", set_module },
 	{ S_GUEST, "console", set_console },
+	{ S_GUEST, "nic", set_nic },
+	{ S_SWITCH, "uplink", set_uplink },
+	{ S_SWITCH, "vlan", set_vlan },
 };
 
 static const char *const section_names[] = { [S_HOST] = "host", [S_NETWORK] = "network", [S_MIGRATION] = "migration",
@@ -408,8 +524,10 @@ static void guest_end(struct parser *p)
 	p->section = S_GUEST;
 	if (!p->guest_bad && !p->guest.kernel[0])
 		complain(p, p->guest_line, "[guest %s] has no kernel=. Name the file to boot, like kernel=vmlinuz", p->guest.name);
-	if (!p->guest_bad)
+	if (!p->guest_bad) {
+		memcpy(p->nic_lines[c->n_guests], p->nic_line, sizeof(p->nic_line));
 		c->guests[c->n_guests++] = p->guest;
+	}
 	p->guest_open = false;
 }
 
@@ -441,6 +559,85 @@ static void guest_begin(struct parser *p, const char *name)
 	p->guest_bad = false;
 }
 
+static void switch_begin(struct parser *p, const char *name)
+{
+	struct config *c = p->c;
+
+	if (!name_ok(name, NAME_MAX_LEN - 1)) {
+		complain(p, p->line, "[switch %.40s]: the name " BAD_NAME, name);
+		return;
+	}
+	for (u32 i = 0; i < c->n_switches; i++)
+		if (!strcmp(c->switches[i].name, name)) {
+			complain(p, p->line, "[switch %s] is there twice. Give each switch a name of its own", name);
+			return;
+		}
+	if (c->n_switches == CONFIG_MAX_SWITCHES) {
+		complain(p, p->line, "[switch %s] is one switch too many. A host has at most %u", name, CONFIG_MAX_SWITCHES);
+		return;
+	}
+	p->section = S_SWITCH;
+	p->seen[S_SWITCH] = 0;
+	strcpy(c->switches[c->n_switches++].name, name);
+}
+
+/* Whether the guest's cards lead somewhere and are told apart from each other and from those of the first `good` guests. */
+static bool nics_ok(struct parser *p, u32 guest, u32 good)
+{
+	struct config *c = p->c;
+	struct guest_config *g = &c->guests[guest];
+
+	for (u32 n = 0; n < g->n_nics; n++) {
+		u32 line = p->nic_lines[guest][n], s = 0;
+
+		while (s < c->n_switches && strcmp(c->switches[s].name, g->nics[n].network))
+			s++;
+		if (s == c->n_switches) {
+			complain(p, line, "[guest %s] nic=%s: there is no [switch %s] in this file. Add one, or name one that is there",
+				g->name, g->nics[n].network, g->nics[n].network);
+			return false;
+		}
+		for (u32 i = 0; i <= good; i++) {
+			struct guest_config *o = i < good ? &c->guests[i] : g;
+
+			for (u32 k = 0; k < (o == g ? n : o->n_nics); k++)
+				if (!memcmp(o->nics[k].mac, g->nics[n].mac, 6)) {
+					complain(p, line, "[guest %s] nic=%s has the MAC address of a card of guest %s. Give it another one "
+						"with mac=", g->name, g->nics[n].network, o->name);
+					return false;
+				}
+		}
+	}
+	return true;
+}
+
+static void networks_check(struct parser *p)
+{
+	struct config *c = p->c;
+	u32 good = 0;
+
+	p->section = S_NONE;
+	/* Only now: a switch may stand behind the guests in the file. */
+	for (u32 i = 0; i < c->n_guests; i++) {
+		if (!nics_ok(p, i, good))
+			continue;
+		memmove(p->nic_lines[good], p->nic_lines[i], sizeof(p->nic_lines[0]));
+		memmove(&c->guests[good++], &c->guests[i], sizeof(c->guests[0]));
+	}
+	c->n_guests = good;
+	for (u32 i = 0; i < c->n_switches; i++)
+		for (u32 k = 0; k < i; k++) {
+			struct switch_config *a = &c->switches[k], *b = &c->switches[i];
+
+			if (a->uplink == UPLINK_NONE || a->uplink != b->uplink || a->vlan != b->vlan ||
+			    (a->uplink == UPLINK_NUMBER ? a->number != b->number : a->bus != b->bus || a->dev != b->dev || a->fn != b->fn))
+				continue;
+			complain(p, 0, "[switch %s] and [switch %s] are one network: both have uplink= and vlan= in common. Give one of "
+				"them another vlan=, or leave one out. The second has no uplink now", a->name, b->name);
+			b->uplink = UPLINK_NONE;
+		}
+}
+
 /* A "[name]" line; false: its keys are to be skipped, the error is reported. */
 static bool section_begin(struct parser *p, const char *name)
 {
@@ -455,7 +652,12 @@ static bool section_begin(struct parser *p, const char *name)
 		guest_begin(p, name + 6 + strspn(name + 6, " "));
 		return p->section == S_GUEST;
 	}
-	complain(p, p->line, "section [%.40s] is unknown. There are [host], [network], [migration], [debug] and [guest NAME]", name);
+	if (!strncmp(name, "switch ", 7)) {
+		switch_begin(p, name + 7 + strspn(name + 7, " "));
+		return p->section == S_SWITCH;
+	}
+	complain(p, p->line, "section [%.40s] is unknown. There are [host], [network], [migration], [debug], [switch NAME] and "
+		"[guest NAME]", name);
 	return false;
 }
 
@@ -464,7 +666,7 @@ static int handle(void *user, const char *section, const char *name, const char 
 	struct parser *p = user;
 	const struct key *k = keys;
 	const char *wrong;
-	u32 bit;
+	u64 bit;
 
 	if (p->section == S_SKIP)
 		return 1;
@@ -484,8 +686,8 @@ static int handle(void *user, const char *section, const char *name, const char 
 		complain(p, p->line, "[%s] has no key %.40s. It knows %s", section, name, known);
 		return 0;
 	}
-	bit = 1u << (k - keys);
-	if (p->seen[p->section] & bit && k->set != set_module) {
+	bit = 1ull << (k - keys);
+	if (p->seen[p->section] & bit && k->set != set_module && k->set != set_nic) {
 		complain(p, p->line, "[%s] %s= is there twice. Remove one", section, name);
 		return 0;
 	}
@@ -588,7 +790,7 @@ void config_parse(struct config *c, const char *text, size_t len)
 	(void)config_ini_parse_stream(next_line, &p, handle, &p);
 	guest_end(&p);
 
-	p.section = S_NONE;
+	networks_check(&p);
 	if (!p.seen[S_HOST])
 		complain(&p, 0, "[host] name= is missing. Give this host the name that its certificate has, like name=a");
 	if (!p.mode_given && c->address)

@@ -26,10 +26,24 @@ struct disk_config {
 	u32 timeout_ms;           /* 0: none */
 };
 
-/* nic=NETWORK[,mac=52:54:00:...]; NETWORK names a [switch] section. Without mac one is made from the guest's name. */
+#define CONFIG_MAX_SWITCHES 8
+#define VLAN_MAX 4094
+
+/* nic=NETWORK[,mac=52:54:00:...][,vlan=ID]; NETWORK names a [switch] section. Without mac one is made from the guest's name
+ * and the card's number, so that it stays with the guest; vlan overrides the switch's. */
 struct nic_config {
 	char network[NAME_MAX_LEN];
 	u8 mac[6];
+	u16 vlan;                 /* 0: the switch's */
+};
+
+/* [switch NAME]: a network for guests. Switches on one card differ in their VLAN. */
+struct switch_config {
+	char name[NAME_MAX_LEN];
+	enum { UPLINK_NONE, UPLINK_NUMBER, UPLINK_ADDRESS } uplink;
+	u8 number;                /* UPLINK_NUMBER: network card by PCI order, from 0 */
+	u8 bus, dev, fn;          /* UPLINK_ADDRESS */
+	u16 vlan;                 /* 802.1Q tag on the uplink; 0: untagged */
 };
 
 struct guest_config {
@@ -61,6 +75,8 @@ struct config {
 	bool quit_when_idle;
 	struct guest_config guests[CONFIG_MAX_GUESTS];
 	u32 n_guests;
+	struct switch_config switches[CONFIG_MAX_SWITCHES];
+	u32 n_switches;
 	struct error errors[CONFIG_MAX_ERRORS]; /* each names line and key; the rest of the file is used */
 	u32 n_errors;
 };
@@ -68,3 +84,7 @@ struct config {
 /* Parses text (len bytes, not NUL-terminated) into *c. Never fails: what is wrong is in c->errors
  * (a guest with an error is left out), what is missing has its default. */
 void config_parse(struct config *c, const char *text, size_t len);
+/* The MAC address of a guest's n-th card if its definition names none: locally administered, from a hash of both. */
+void config_default_mac(const char *guest, u32 n, u8 mac[6]);
+/* Whether a station can have it: neither multicast nor zero. */
+bool config_mac_ok(const u8 mac[6]);

@@ -314,10 +314,90 @@ static void test_truncation(void **state)
 	assert_int_equal(c.n_guests, 1);
 }
 
+static void test_networks(void **state)
+{
+	static const char lan[] = HOST "[guest web]\nkernel=k\nnic=lan\nnic=lan,mac=52:54:00:Ab:cd:01\nnic = back,vlan=7,mac=06:00:00:00:00:02\n"
+		"[guest db]\nkernel=k\nnic=lan\n"
+		"[switch lan]\nuplink=1\n[switch back]\nuplink=00:04.0\nvlan=20\n[switch inside]\n[switch none]\nuplink=none\n";
+	static const u8 second[6] = { 0x52, 0x54, 0x00, 0xab, 0xcd, 0x01 };
+	u8 mac[6];
+
+	parse(lan);
+	assert_int_equal(c.n_errors, 0);
+	assert_int_equal(c.n_switches, 4);
+	assert_string_equal(c.switches[0].name, "lan");
+	assert_int_equal(c.switches[0].uplink, UPLINK_NUMBER);
+	assert_int_equal(c.switches[0].number, 1);
+	assert_int_equal(c.switches[0].vlan, 0);
+	assert_int_equal(c.switches[1].uplink, UPLINK_ADDRESS);
+	assert_true(c.switches[1].bus == 0 && c.switches[1].dev == 4 && c.switches[1].fn == 0);
+	assert_int_equal(c.switches[1].vlan, 20);
+	assert_int_equal(c.switches[2].uplink, UPLINK_NONE);
+	assert_int_equal(c.switches[3].uplink, UPLINK_NONE);
+	assert_int_equal(c.guests[0].n_nics, 3);
+	assert_int_equal(c.guests[1].n_nics, 1);
+	assert_string_equal(c.guests[0].nics[0].network, "lan");
+	assert_memory_equal(c.guests[0].nics[1].mac, second, 6);
+	assert_int_equal(c.guests[0].nics[2].vlan, 7);
+	assert_int_equal(c.guests[0].nics[2].mac[0], 6);
+	/* The address follows from the guest's name and the card's number: the same on every host, different for each. */
+	config_default_mac("web", 0, mac);
+	assert_memory_equal(c.guests[0].nics[0].mac, mac, 6);
+	assert_true(mac[0] == 0x52 && mac[1] == 0x54 && mac[2] == 0);
+	assert_memory_not_equal(c.guests[1].nics[0].mac, mac, 6);
+	config_default_mac("web", 1, mac);
+	assert_memory_not_equal(c.guests[0].nics[0].mac, mac, 6);
+
+#define SW "[switch lan]\n"
+#define G HOST SW "[guest web]\nkernel=k\n"
+	one_error(G "nic=wan\n", "line 6", "there is no [switch wan]", "Add one");
+	assert_int_equal(c.n_guests, 0);
+	one_error(G "nic=,mac=52:54:00:00:00:01\n", "line 6", "name of a network", "nic=lan");
+	one_error(G "nic=a b\n", "line 6", "name of a network", "nic=lan");
+	one_error(G "nic=lan,speed=1\n", "line 6", "unknown option", ",vlan=ID");
+	one_error(G "nic=lan,\n", "line 6", "unknown option", ",vlan=ID");
+	one_error(G "nic=lan,mac=52:54:00:00:00\n", "line 6", "MAC address that is none", "52:54:00:12:34:56");
+	one_error(G "nic=lan,mac=52:54:00:00:00:0g\n", "line 6", "MAC address that is none", "52:54:00:12:34:56");
+	one_error(G "nic=lan,mac=52:54:00:00:00-01\n", "line 6", "MAC address that is none", "52:54:00:12:34:56");
+	one_error(G "nic=lan,mac=52:54:00:00:00:011\n", "line 6", "MAC address that is none", "52:54:00:12:34:56");
+	one_error(G "nic=lan,mac=53:54:00:00:00:01\n", "line 6", "multicast", "52:54:00");
+	one_error(G "nic=lan,mac=ff:ff:ff:ff:ff:ff\n", "line 6", "multicast", "52:54:00");
+	one_error(G "nic=lan,mac=00:00:00:00:00:00\n", "line 6", "zero", "52:54:00");
+	one_error(G "nic=lan,vlan=0\n", "line 6", "VLAN", "1 to 4094");
+	one_error(G "nic=lan,vlan=4095\n", "line 6", "VLAN", "1 to 4094");
+	one_error(G "nic=lan\nnic=lan\nnic=lan\nnic=lan\nnic=lan\n", "line 10", "one network card too many", "at most 4");
+	one_error(G "nic=lan,mac=52:54:00:00:00:01\nnic=lan,mac=52:54:00:00:00:01\n", "line 7", "has the MAC address of", "mac=");
+	one_error(G "nic=lan,mac=52:54:00:00:00:01\n[guest db]\nkernel=k\nnic=lan,mac=52:54:00:00:00:01\n", "line 9",
+		"card of guest web", "mac=");
+	assert_int_equal(c.n_guests, 1);
+	/* The one in the middle is left out, the one behind it is judged by its own line. */
+	parse(G "[guest db]\nkernel=k\nnic=wan\n[guest mail]\nkernel=k\nnic=lan,mac=02:00:00:00:00:01\nnic=lan,mac=02:00:00:00:00:01\n"
+		"[guest last]\nkernel=k\n");
+	assert_int_equal(c.n_errors, 2);
+	assert_non_null(strstr(c.errors[1].text, "line 12"));
+	assert_int_equal(c.n_guests, 2);
+	assert_string_equal(c.guests[1].name, "last");
+
+	one_error(HOST "[switch ]\n", "line 3", "name", "1 to 31");
+	one_error(HOST SW SW "vlan=99999\n", "line 4", "twice", "name of its own");
+	one_error(HOST SW "uplink=eth0\n", "line 4", "no network card", "PCI order");
+	one_error(HOST SW "uplink=00:20.0\n", "line 4", "no network card", "00:04.0");
+	one_error(HOST SW "uplink=00:04.8\n", "line 4", "no network card", "00:04.0");
+	one_error(HOST SW "uplink=1\nuplink=2\n", "line 5", "twice", "Remove one");
+	one_error(HOST SW "vlan=5000\n", "line 4", "VLAN", "1 to 4094");
+	one_error(HOST SW "port=1\n", "line 4", "no key port", "uplink, vlan");
+	one_error(HOST SW "uplink=1\nvlan=5\n[switch b]\nuplink=1\nvlan=5\n", "godwit.conf:", "one network", "another vlan=");
+	parse(HOST SW "uplink=1\nvlan=5\n[switch b]\nuplink=1\nvlan=6\n[switch c]\nuplink=00:03.0\n[switch d]\nuplink=00:03.1\n");
+	assert_int_equal(c.n_errors, 0);
+	one_error(HOST "[switch a]\n[switch b]\n[switch c]\n[switch d]\n[switch e]\n[switch f]\n[switch g]\n[switch h]\n[switch i]\n",
+		"line 11", "one switch too many", "at most 8");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_everything), cmocka_unit_test(test_defaults), cmocka_unit_test(test_network),
+		cmocka_unit_test(test_everything),
+		cmocka_unit_test(test_networks), cmocka_unit_test(test_defaults), cmocka_unit_test(test_network),
 		cmocka_unit_test(test_values), cmocka_unit_test(test_guest_values), cmocka_unit_test(test_cmdline_fits),
 		cmocka_unit_test(test_guests), cmocka_unit_test(test_sections), cmocka_unit_test(test_binary),
 		cmocka_unit_test(test_many_errors), cmocka_unit_test(test_truncation),

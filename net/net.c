@@ -22,6 +22,7 @@
 #define IDLE_MAX_US 100000
 
 static struct nic *nic;
+static unsigned nic_number;
 static struct netif netif;
 static struct tls_identity *identity;
 static struct error identity_error; /* why there is none */
@@ -138,7 +139,7 @@ void net_init(const struct boot_info *bi)
 	snprintf(host_name, sizeof(host_name), "%s", c->host_name);
 	control_init(bi);
 	identity_start(bi);
-	nic = nic_find(&e);
+	nic = nic_find(&nic_number, &e);
 	if (!nic) {
 		log_err("net", "no network: %s", e.text);
 		return;

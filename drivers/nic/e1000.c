@@ -23,8 +23,10 @@
 #define IMC 0x00d8
 #define RCTL 0x0100
 #define RCTL_EN BIT(1)
+#define RCTL_UPE BIT(3)
+#define RCTL_MPE BIT(4)
 #define RCTL_BAM BIT(15)
-#define RCTL_SECRC BIT(26) /* BSIZE 0 = 2048 bytes; LPE off, so longer frames are dropped by the card */
+#define RCTL_SECRC BIT(26) /* BSIZE 0 = 2048 bytes; LPE off, so frames above 1522 bytes are dropped by the card */
 #define TCTL 0x0400
 #define TCTL_EN BIT(1)
 #define TCTL_PSP BIT(3)
@@ -84,7 +86,8 @@ struct e1000 {
 	u32 tx_clean;   /* oldest one not known to be sent */
 };
 
-static struct e1000 card; /* one is enough: the host's own network */
+static struct e1000 cards[NIC_MAX];
+static unsigned n_cards;
 
 static u32 reg_read(struct e1000 *c, u32 reg) { return mmio_read32(c->regs + reg); }
 static void reg_write(struct e1000 *c, u32 reg, u32 val) { mmio_write32(c->regs + reg, val); }
@@ -315,6 +318,13 @@ static void e1000_flush(struct nic *nic)
 	tx_tell(c);
 }
 
+static void e1000_promiscuous(struct nic *nic)
+{
+	struct e1000 *c = container_of(nic, struct e1000, nic);
+
+	reg_write(c, RCTL, reg_read(c, RCTL) | RCTL_UPE | RCTL_MPE);
+}
+
 static bool e1000_link_up(struct nic *nic)
 {
 	return reg_read(container_of(nic, struct e1000, nic), STATUS) & STATUS_LU;
@@ -322,7 +332,7 @@ static bool e1000_link_up(struct nic *nic)
 
 static const struct nic_ops e1000_ops = {
 	.tx_buffer = e1000_tx_buffer, .tx_commit = e1000_tx_commit, .rx_frame = e1000_rx_frame, .rx_done = e1000_rx_done,
-	.flush = e1000_flush, .link_up = e1000_link_up,
+	.flush = e1000_flush, .promiscuous = e1000_promiscuous, .link_up = e1000_link_up,
 };
 
 /* Copper models with the same registers and EERD layout. */
@@ -333,15 +343,17 @@ static const struct { u16 device; const char *name; } models[] = {
 
 struct nic *e1000_probe(const struct pci_device *d, struct error *e)
 {
-	struct e1000 *c = &card;
 	const char *model = NULL;
-	const u8 *m = c->nic.mac;
+	struct e1000 *c;
+	const u8 *m;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(models); i++)
 		if (d->vendor == 0x8086 && d->device == models[i].device)
 			model = models[i].name;
-	if (!model || c->regs)
+	if (!model || n_cards == NIC_MAX)
 		return NULL;
+	c = &cards[n_cards];
+	m = c->nic.mac;
 	log_guard();
 	snprintf(c->nic.name, sizeof(c->nic.name), "Intel %s at %02x:%02x.%u", model, d->bus, d->dev, d->fn);
 	if (d->bars[0].io || !d->bars[0].base || d->bars[0].size < 0x6000) {
@@ -365,9 +377,9 @@ struct nic *e1000_probe(const struct pci_device *d, struct error *e)
 		error_set(e, E_NOMEM, "no memory for the rings of network card %s", c->nic.name);
 	} else {
 		start(c);
+		n_cards++;
 		log_info("nic", "%s, MAC %02x:%02x:%02x:%02x:%02x:%02x", c->nic.name, m[0], m[1], m[2], m[3], m[4], m[5]);
 		return &c->nic;
 	}
-	c->regs = NULL;
 	return NULL;
 }
