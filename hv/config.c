@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "hv/config.h"
+#include "hv/vm/cpu_model.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -48,6 +49,7 @@ struct parser {
 	u32 guest_line;
 	bool guest_open, guest_bad;
 	u32 nic_line[CONFIG_MAX_NICS], nic_lines[CONFIG_MAX_GUESTS][CONFIG_MAX_NICS];
+	struct error why; /* for checks that make their own text */
 };
 
 struct key {
@@ -311,7 +313,35 @@ static const char *set_memory(struct parser *p, const char *v)
 
 static const char *set_vcpus(struct parser *p, const char *v)
 {
-	return plain_number(v, 1, 1, &(u64){ 0 }) ? NULL : "is not possible. This version runs guests with vcpus=1";
+	u64 n;
+
+	if (!plain_number(v, 1, CONFIG_MAX_VCPUS, &n))
+		return "is not possible. Use vcpus=1 to vcpus=8";
+	p->guest.vcpus = n;
+	return NULL;
+}
+
+static const char *set_weight(struct parser *p, const char *v)
+{
+	u64 n;
+
+	if (!plain_number(v, 1, CONFIG_MAX_WEIGHT, &n))
+		return "is not a number from 1 to 1000. 100 is the default";
+	p->guest.weight = n;
+	return NULL;
+}
+
+static const char *set_cpu(struct parser *p, const char *v)
+{
+	struct cpu_model m;
+
+	if (strlen(v) >= sizeof(p->guest.cpu))
+		return "is too long. Baseline and features have at most 127 characters";
+	p->why.code = 0;
+	if (cpu_model_parse(v, &m, &p->why))
+		return p->why.text;
+	strcpy(p->guest.cpu, v);
+	return NULL;
 }
 
 static const char *set_kernel(struct parser *p, const char *v)
@@ -497,6 +527,8 @@ static const struct key keys[] = {
 	{ S_DEBUG, "quit-when-idle", set_quit_when_idle },
 	{ S_GUEST, "memory", set_memory },
 	{ S_GUEST, "vcpus", set_vcpus },
+	{ S_GUEST, "weight", set_weight },
+	{ S_GUEST, "cpu", set_cpu },
 	{ S_GUEST, "kernel", set_kernel },
 	{ S_GUEST, "initrd", set_initrd },
 	{ S_GUEST, "cmdline", set_cmdline },
@@ -552,7 +584,7 @@ static void guest_begin(struct parser *p, const char *name)
 	}
 	p->section = S_GUEST;
 	p->seen[S_GUEST] = 0;
-	p->guest = (struct guest_config){ .memory_bytes = 128ull << 20, .vcpus = 1, .os_type = "other" };
+	p->guest = (struct guest_config){ .memory_bytes = 128ull << 20, .vcpus = 1, .weight = 100, .os_type = "other" };
 	strcpy(p->guest.name, name);
 	p->guest_line = p->line;
 	p->guest_open = true;
@@ -668,6 +700,7 @@ static int handle(void *user, const char *section, const char *name, const char 
 	const char *wrong;
 	u64 bit;
 
+	_Static_assert(ARRAY_SIZE(keys) <= 64, "a bit for each key");
 	if (p->section == S_SKIP)
 		return 1;
 	if (p->section == S_NONE) {
@@ -677,11 +710,11 @@ static int handle(void *user, const char *section, const char *name, const char 
 	while (k < keys + ARRAY_SIZE(keys) && (k->section != p->section || strcmp(k->name, name)))
 		k++;
 	if (k == keys + ARRAY_SIZE(keys)) {
-		char known[200] = "";
+		char known[240] = "";
 		size_t n = 0;
 
 		for (k = keys; k < keys + ARRAY_SIZE(keys); k++)
-			if (k->section == p->section)
+			if (k->section == p->section && n < sizeof(known))
 				n += snprintf(known + n, sizeof(known) - n, "%s%s", n ? ", " : "", k->name);
 		complain(p, p->line, "[%s] has no key %.40s. It knows %s", section, name, known);
 		return 0;

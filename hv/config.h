@@ -7,6 +7,9 @@
 #define CONFIG_MAX_ERRORS 8
 #define NAME_MAX_LEN 32
 #define CONFIG_MAX_MODULES 4
+#define CONFIG_MAX_VCPUS 8
+#define CONFIG_MAX_WEIGHT 1000
+#define CONFIG_CPU_BYTES 128 /* of cpu=, with its NUL */
 
 #define CONFIG_MAX_DISKS 4
 #define CONFIG_MAX_NICS 4
@@ -49,7 +52,9 @@ struct switch_config {
 struct guest_config {
 	char name[NAME_MAX_LEN];
 	u64 memory_bytes;         /* multiple of 2 MiB, 4 MiB..1 TiB */
-	u32 vcpus;                /* 1 for now */
+	u32 vcpus;                /* 1..CONFIG_MAX_VCPUS */
+	u32 weight;               /* share of CPU time against other guests, 1..CONFIG_MAX_WEIGHT, default 100 */
+	char cpu[CONFIG_CPU_BYTES]; /* baseline, see hv/vm/cpu_model.h; empty: host */
 	char kernel[64];          /* file in \godwit\ */
 	char initrd[64];          /* empty: none */
 	char cmdline[512];

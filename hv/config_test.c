@@ -41,7 +41,7 @@ static void test_everything(void **state)
 	parse("\xef\xbb\xbf# comment with \xc3\xa4\r\n"
 		"[host]\r\n  name = node-1.lab  \r\n"
 		"[network]\nmode=static\naddress=192.168.7.10/24\ngateway=192.168.7.1\nport=5000\n"
-		"[guest web]\nmemory=1G\nvcpus=1\nkernel=vmlinuz\ninitrd=web/initrd.gz\n"
+		"[guest web]\nmemory=1G\nvcpus=4\nweight=250\ncpu=x86-64-v3,+aes\nkernel=vmlinuz\ninitrd=web/initrd.gz\n"
 		"cmdline=console=ttyS0 root=/dev/vda ; not=a:comment\nautostart=yes\ndebug-exit=yes\nos=linux\nconsole=serial\n"
 		"; comment\n"
 		"[guest t1]\nkernel=test.elf\nos=multiboot\nmodule=a.bin one two\nmodule: b.bin\n"
@@ -62,7 +62,12 @@ static void test_everything(void **state)
 	assert_int_equal(c.n_guests, 2);
 	assert_string_equal(c.guests[0].name, "web");
 	assert_int_equal(c.guests[0].memory_bytes, 1ull << 30);
-	assert_int_equal(c.guests[0].vcpus, 1);
+	assert_int_equal(c.guests[0].vcpus, 4);
+	assert_int_equal(c.guests[0].weight, 250);
+	assert_string_equal(c.guests[0].cpu, "x86-64-v3,+aes");
+	assert_int_equal(c.guests[1].vcpus, 1);
+	assert_int_equal(c.guests[1].weight, 100);
+	assert_string_equal(c.guests[1].cpu, "");
 	assert_string_equal(c.guests[0].kernel, "vmlinuz");
 	assert_string_equal(c.guests[0].initrd, "web/initrd.gz");
 	assert_string_equal(c.guests[0].cmdline, "console=ttyS0 root=/dev/vda ; not=a:comment");
@@ -188,14 +193,18 @@ static void test_guest_values(void **state)
 		snprintf(line, sizeof(line), "module=%s", files[i]);
 		bad_guest_line(line, "is not a file name", "folder godwit");
 	}
-	bad_guest_line("vcpus=2", "vcpus=2", "vcpus=1");
+	bad_guest_line("vcpus=9", "vcpus=9", "vcpus=8");
 	bad_guest_line("vcpus=0", "vcpus=0", "vcpus=1");
+	bad_guest_line("weight=0", "weight=0", "1 to 1000");
+	bad_guest_line("weight=1001", "weight=1001", "1 to 1000");
+	bad_guest_line("cpu=x86-64-v5", "names 'x86-64-v5', which is no CPU baseline", "x86-64-v2, x86-64-v3");
+	bad_guest_line("cpu=host,+quantum", "names 'quantum', which is no feature", "/proc/cpuinfo");
 	bad_guest_line("autostart=maybe", "autostart=maybe", "yes nor no");
 	bad_guest_line("debug-exit=on", "debug-exit=on", "yes nor no");
 	bad_guest_line("os=windows", "os=windows", "os=other");
 	bad_guest_line("console=tty", "console=tty", "console=serial");
-	bad_guest_line("memroy=1G", "no key memroy", "memory, vcpus, kernel");
-	bad_guest_line("name=q", "no key name", "memory, vcpus, kernel");
+	bad_guest_line("memroy=1G", "no key memroy", "memory, vcpus, weight");
+	bad_guest_line("name=q", "no key name", "memory, vcpus, weight");
 	bad_guest_line("kernel=again", "[guest y] kernel= is there twice", "Remove one");
 	bad_guest_line("autostart", "\"autostart\" is neither", "key=value");
 	bad_guest_line("=5", "no key", "It knows");

@@ -576,7 +576,7 @@ struct vm *fake_guest(int host)
 
 void fake_setup(u64 seed)
 {
-	struct guest_config c = { .name = FAKE_GUEST, .memory_bytes = FAKE_GUEST_BYTES, .vcpus = 1, .os_type = "linux",
+	struct guest_config c = { .name = FAKE_GUEST, .memory_bytes = FAKE_GUEST_BYTES, .vcpus = 1, .weight = 100, .os_type = "linux",
 				  .kernel = "vmlinuz", .cmdline = "console=ttyS0" };
 	struct vm *vm;
 	struct fake_vm *f;

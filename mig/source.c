@@ -178,9 +178,11 @@ static int send_config(struct mig_session *s, struct error *e)
 	wire_put_u64(w, c->memory_bytes);
 	wire_put_u64(w, vm_tsc_hz(vm));
 	wire_put_u32(w, c->vcpus);
+	wire_put_u32(w, c->weight);
 	wire_put_u32(w, (c->debug_exit ? 1u : 0u) | (c->console_serial ? 2u : 0u));
 	wire_put_str(w, c->name);
 	wire_put_str(w, c->os_type);
+	wire_put_str(w, c->cpu);
 	wire_put_str(w, c->kernel);
 	wire_put_str(w, c->initrd);
 	wire_put_str(w, c->cmdline);

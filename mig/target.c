@@ -96,11 +96,13 @@ static int read_config(struct mig_session *s, struct wire_reader *r, struct conf
 	c->memory_bytes = wire_u64(r);
 	f->tsc_hz = wire_u64(r);
 	c->vcpus = wire_u32(r);
+	c->weight = wire_u32(r);
 	flags = wire_u32(r);
 	c->debug_exit = flags & 1;
 	c->console_serial = flags >> 1 & 1;
 	wire_str(r, c->name, sizeof(c->name));
 	wire_str(r, c->os_type, sizeof(c->os_type));
+	wire_str(r, c->cpu, sizeof(c->cpu));
 	wire_str(r, c->kernel, sizeof(c->kernel));
 	wire_str(r, c->initrd, sizeof(c->initrd));
 	wire_str(r, c->cmdline, sizeof(c->cmdline));
@@ -120,6 +122,8 @@ static int read_config(struct mig_session *s, struct wire_reader *r, struct conf
 				 (unsigned long long)c->memory_bytes);
 	if (c->vcpus != 1)
 		return error_set(e, E_UNSUPPORTED, "guest %s has %u vCPUs, this version of Godwit runs guests with 1", c->name, c->vcpus);
+	if (c->weight == 0 || c->weight > CONFIG_MAX_WEIGHT)
+		return error_set(e, E_PROTO, "guest %s has the weight %u, which cannot be", c->name, c->weight);
 	if (s->key.epoch == 0)
 		return error_set(e, E_PROTO, "guest %s comes with epoch 0", c->name);
 	return 0;

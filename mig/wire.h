@@ -5,7 +5,7 @@
 #include "net/stream.h"
 
 #define WIRE_MAGIC 0x47494d5457444f47ull /* "GODWTMIG" */
-#define WIRE_VERSION 1u
+#define WIRE_VERSION 2u
 #define WIRE_ALPN "godwit-mig/1"
 #define WIRE_MAX_PAGES 16u               /* pages in one PAGES frame */
 #define WIRE_MAX_ZERO_RUNS 256u

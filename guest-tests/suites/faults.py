@@ -333,13 +333,13 @@ def hostile_peers(run):
                 pass
 
     def config(name="x", memory=8 << 20, epoch=1, vcpus=1, flags=0, cpu=b""):
-        head = b"".join(n.to_bytes(size, "little") for n, size in ((1, 8), (epoch, 8), (memory, 8), (10**8, 8), (vcpus, 4), (flags, 4)))
-        return frame("CONFIG", head + text(name) + text("") * 4 + b"\0\0" + len(cpu).to_bytes(2, "little") + cpu)
+        head = b"".join(n.to_bytes(size, "little") for n, size in ((1, 8), (epoch, 8), (memory, 8), (10**8, 8), (vcpus, 4), (100, 4), (flags, 4)))
+        return frame("CONFIG", head + text(name) + text("") * 5 + b"\0\0" + len(cpu).to_bytes(2, "little") + cpu)
 
     cases = Cases()
     bad = (
         ("ERROR", "does not speak Godwit's migration protocol", [hello("a", magic=1)]),
-        ("ERROR", "speaks migration protocol 2, this host 1", [hello("a", version=2)]),
+        ("ERROR", "speaks migration protocol 1, this host 2", [hello("a", version=1)]),
         ("ERROR", "calls itself z, but its certificate says a", [hello("z")]),
         ("ERROR", "does not speak", [frame("HELLO", hello("a")[8:16])]),
         ("ERROR", "malformed HELLO", [frame("HELLO", hello("a")[8:-1])]),

@@ -32,7 +32,7 @@ def text(s):
     return struct.pack("<H", len(s)) + s.encode()
 
 
-def hello(host, version=1, boot=7, magic=MAGIC):
+def hello(host, version=2, boot=7, magic=MAGIC):
     return frame("HELLO", struct.pack("<QIIQQ", magic, version, 0, 0, boot) + text("0.1.0") + text(host))
 
 

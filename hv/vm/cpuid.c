@@ -2,31 +2,27 @@
 #include "hv/vm/cpuid.h"
 #include "hv/arch/x86.h"
 #include "hv/lib/clock.h"
+#include "hv/vm/cpu_model.h"
 #include "hv/vm/vm_clock.h"
 #include "hv/vmx/vmx.h"
 
 #include <string.h>
 
-/* Leaf 1. */
+/* Shown to every guest, whatever its baseline (cpu_model.c) and the host's CPU: Godwit makes them itself. */
+#define F1C_ALWAYS (F1C_X2APIC | F1C_TSC_DEADLINE | F1C_HYPERVISOR)
 #define F1C_HYPERVISOR BIT(31)
 #define F1C_OSXSAVE BIT(27)
 #define F1C_X2APIC BIT(21)
 #define F1C_TSC_DEADLINE BIT(24)
 #define F1C_PCID BIT(17)
-#define F1C_MASK (BIT(0) | BIT(1) | BIT(9) | BIT(12) | BIT(13) | F1C_PCID | BIT(19) | BIT(20) | BIT(22) | BIT(23) | \
-	BIT(25) | BIT(26) | BIT(28) | BIT(29) | BIT(30))
-#define F1D_MASK (0x078bfbffu) /* FPU..CLFSH, MMX, FXSR, SSE, SSE2; neither PSN, DS, ACPI, HTT nor PBE */
-/* Leaf 7. EBX: no SGX, HLE/RTM, MPX, RDT, PT. ECX: no LA57, PKU, WAITPKG, CET. EDX: no AMX; FSRM goes with MISC_ENABLE. */
-#define F7B_MASK (BIT(0) | BIT(1) | BIT(3) | BIT(5) | BIT(6) | BIT(7) | BIT(8) | BIT(9) | BIT(10) | BIT(13) | BIT(16) | \
-	BIT(17) | BIT(18) | BIT(19) | BIT(20) | BIT(21) | BIT(23) | BIT(24) | BIT(28) | BIT(29) | BIT(30) | BIT(31))
-#define F7C_MASK (BIT(1) | BIT(2) | BIT(6) | BIT(8) | BIT(9) | BIT(10) | BIT(11) | BIT(12) | BIT(14) | BIT(22))
-#define F7D_MASK (BIT(2) | BIT(3) | BIT(4) | BIT(8) | BIT(10))
+#define F1C_XSAVE BIT(26)
+#define F1C_AVX BIT(28)
+#define F1D_HTT BIT(28)
+#define F7B_TSC_ADJUST BIT(1)
 #define F7B_INVPCID BIT(10)
+#define F7B_AVX512F BIT(16)
 #define F7C_RDPID BIT(22)
 #define F81D_RDTSCP BIT(27)
-#define F81C_MASK (BIT(0) | BIT(5) | BIT(8))
-#define F81D_MASK (BIT(11) | BIT(20) | BIT(26) | BIT(27) | BIT(29))
-#define XSAVE_FEATURES 7 /* XSAVEOPT, XSAVEC, XGETBV(1); XSAVES is not shown */
 #define KVM_SIGNATURE_LEAF 0x40000000u
 
 static void add(struct cpuid_table *t, u32 leaf, u32 subleaf, struct cpuid_regs r)
@@ -41,9 +37,45 @@ static void add(struct cpuid_table *t, u32 leaf, u32 subleaf, struct cpuid_regs 
 	t->n++;
 }
 
-static void add_xsave(struct cpuid_table *t)
+/* What this host can give. */
+static void host_features(struct cpu_features *f)
 {
-	u64 mask = fpu_guest_xcr0_mask();
+	u32 basic = cpuid(0, 0).eax, ext = cpuid(0x80000000, 0).eax;
+
+	for (unsigned w = 0; w < CPU_WORDS; w++) {
+		const struct cpu_word_place *p = &cpu_word_places[w];
+		struct cpuid_regs r = { 0 };
+
+		if (p->leaf <= (p->leaf >> 31 ? ext : basic))
+			r = cpuid(p->leaf, p->sub);
+		f->word[w] = ((u32[]){ r.eax, r.ebx, r.ecx, r.edx })[p->reg] & cpu_features_known()->word[w];
+	}
+	f->word[CPU_7B] |= F7B_TSC_ADJUST; /* emulated, whether the CPU has it or not */
+	/* Without their control these take #UD in a guest, whatever the CPU can do. */
+	if (!(vmx_config.proc2 & PROC2_RDTSCP)) {
+		f->word[CPU_81D] &= ~(u32)F81D_RDTSCP;
+		f->word[CPU_7C] &= ~(u32)F7C_RDPID;
+	}
+	if (!(vmx_config.proc2 & PROC2_INVPCID))
+		f->word[CPU_7B] &= ~(u32)F7B_INVPCID;
+	if (!(f->word[CPU_1C] & F1C_XSAVE))
+		f->word[CPU_XSAVE] = 0;
+}
+
+/* The state components that go with the features shown. */
+static u64 xcr0_mask(u32 f1c, u32 f7b)
+{
+	u64 mask = XCR0_X87 | XCR0_SSE;
+
+	if (!(f1c & F1C_XSAVE))
+		return XCR0_X87;
+	if (f1c & F1C_AVX)
+		mask |= XCR0_AVX | (f7b & F7B_AVX512F ? XCR0_AVX512 : 0);
+	return mask & fpu_guest_xcr0_mask();
+}
+
+static void add_xsave(struct cpuid_table *t, u64 mask, u32 features)
+{
 	struct cpuid_regs r = { (u32)mask, 0, 576, (u32)(mask >> 32) }, sub;
 
 	for (u32 i = 2; i < 32; i++) {
@@ -53,8 +85,7 @@ static void add_xsave(struct cpuid_table *t)
 		r.ecx = MAX(r.ecx, sub.ebx + sub.eax);
 	}
 	add(t, 0xd, 0, r); /* EBX follows XCR0: cpuid_exit() */
-	r = cpuid(0xd, 1);
-	add(t, 0xd, 1, (struct cpuid_regs){ r.eax & XSAVE_FEATURES, 0, 0, 0 });
+	add(t, 0xd, 1, (struct cpuid_regs){ features, 0, 0, 0 });
 	for (u32 i = 2; i < 32; i++)
 		if (mask & BIT(i)) {
 			r = cpuid(0xd, i);
@@ -62,22 +93,28 @@ static void add_xsave(struct cpuid_table *t)
 		}
 }
 
-void cpuid_build(struct vm *vm)
+int cpuid_build(struct vm *vm, struct error *e)
 {
 	struct cpuid_table *t = &vm->cpuid;
 	struct cpuid_regs r, max = cpuid(0, 0);
 	u32 hz = (u32)host_tsc_hz(), mhz = (u32)(host_tsc_hz() / 1000000);
 	u32 vcpus = vm->config.vcpus;
-	/* Without their control these take #UD in a guest, whatever the CPU can do. */
-	bool rdtscp = vmx_config.proc2 & PROC2_RDTSCP, invpcid = vmx_config.proc2 & PROC2_INVPCID;
+	struct cpu_features host, f;
+	struct cpu_model model;
+	int rc = cpu_model_parse(vm->config.cpu, &model, e);
 
+	host_features(&host);
+	if (!rc)
+		rc = cpu_model_apply(&model, &host, &f, e);
+	if (rc)
+		return rc;
 	memset(t, 0, sizeof(*t));
 	r = max;
 	r.eax = 0x16;
 	add(t, 0, 0, r);
 	r = cpuid(1, 0);
-	add(t, 1, 0, (struct cpuid_regs){ r.eax, (r.ebx & 0xff00) | vcpus << 16,
-		(r.ecx & F1C_MASK) | F1C_HYPERVISOR | F1C_X2APIC | F1C_TSC_DEADLINE, r.edx & F1D_MASK });
+	add(t, 1, 0, (struct cpuid_regs){ r.eax, (r.ebx & 0xff00) | vcpus << 16, f.word[CPU_1C] | F1C_ALWAYS,
+		f.word[CPU_1D] | (vcpus > 1 ? F1D_HTT : 0) });
 	add(t, 2, 0, cpuid(2, 0));
 	for (u32 i = 0; i < 4; i++) {
 		r = cpuid(4, i);
@@ -85,16 +122,11 @@ void cpuid_build(struct vm *vm)
 		add(t, 4, i, r);
 	}
 	add(t, 6, 0, (struct cpuid_regs){ .eax = BIT(2) }); /* ARAT: the APIC timer never stops */
-	if (max.eax >= 7) {
-		r = cpuid(7, 0);
-		/* TSC_ADJUST is emulated, whether the CPU has it or not. */
-		add(t, 7, 0, (struct cpuid_regs){ 0, (r.ebx & F7B_MASK & ~(invpcid ? 0 : F7B_INVPCID)) | BIT(1),
-			r.ecx & F7C_MASK & ~(rdtscp ? 0 : F7C_RDPID), r.edx & F7D_MASK });
-	}
+	add(t, 7, 0, (struct cpuid_regs){ 0, f.word[CPU_7B], f.word[CPU_7C], f.word[CPU_7D] });
 	add(t, 0xb, 0, (struct cpuid_regs){ 0, 1, 0x100, 0 });
 	add(t, 0xb, 1, (struct cpuid_regs){ 3, vcpus, 0x201, 0 });
-	if (r = cpuid(1, 0), r.ecx & BIT(26))
-		add_xsave(t);
+	if (f.word[CPU_1C] & F1C_XSAVE)
+		add_xsave(t, xcr0_mask(f.word[CPU_1C], f.word[CPU_7B]), f.word[CPU_XSAVE]);
 	/* Crystal = TSC: Linux then needs no calibration, and the APIC timer runs at this rate. */
 	add(t, 0x15, 0, (struct cpuid_regs){ 1, 1, hz, 0 });
 	add(t, 0x16, 0, (struct cpuid_regs){ mhz, mhz, 100, 0 });
@@ -105,15 +137,14 @@ void cpuid_build(struct vm *vm)
 	add(t, 0x80000000, 0, (struct cpuid_regs){ 0x80000008, 0, 0, 0 });
 	u32 ext = r.eax;
 
-	r = cpuid(0x80000001, 0);
-	add(t, 0x80000001, 0, (struct cpuid_regs){ 0, 0, r.ecx & F81C_MASK, r.edx & F81D_MASK & ~(rdtscp ? 0 : F81D_RDTSCP) });
+	add(t, 0x80000001, 0, (struct cpuid_regs){ 0, 0, f.word[CPU_81C], f.word[CPU_81D] });
 	for (u32 leaf = 0x80000002; leaf <= 0x80000004 && leaf <= ext; leaf++)
 		add(t, leaf, 0, cpuid(leaf, 0));
 	add(t, 0x80000006, 0, cpuid(0x80000006, 0));
 	add(t, 0x80000007, 0, (struct cpuid_regs){ .edx = BIT(8) }); /* invariant TSC */
 	r = cpuid(0x80000008, 0);
 	add(t, 0x80000008, 0, (struct cpuid_regs){ MIN(r.eax & 0xff, 46u) | 48 << 8, 0, 0, 0 });
-	BUG_ON(cpuid_index(vm, NULL));
+	return cpuid_index(vm, e);
 }
 
 static u8 *index_slot(struct vm *vm, u32 leaf)
@@ -175,12 +206,17 @@ u64 cpuid_cr4_mask(const struct vm *vm)
 	u32 f1c = cpuid_guest(vm, 1, 0, 2), f7b = cpuid_guest(vm, 7, 0, 1), f7c = cpuid_guest(vm, 7, 0, 2);
 
 	m |= f1c & F1C_PCID ? CR4_PCIDE : 0;
-	m |= f1c & BIT(26) ? CR4_OSXSAVE : 0;
+	m |= f1c & F1C_XSAVE ? CR4_OSXSAVE : 0;
 	m |= f7b & BIT(0) ? CR4_FSGSBASE : 0;
 	m |= f7b & BIT(7) ? CR4_SMEP : 0;
 	m |= f7b & BIT(20) ? CR4_SMAP : 0;
 	m |= f7c & BIT(2) ? CR4_UMIP : 0;
 	return m;
+}
+
+u64 cpuid_xcr0_mask(const struct vm *vm)
+{
+	return xcr0_mask(cpuid_guest(vm, 1, 0, 2), cpuid_guest(vm, 7, 0, 1));
 }
 
 /* Size of the standard-format area for xcr0: the end of its highest component. */
@@ -252,17 +288,24 @@ int vm_cpu_compat_save(struct vm *vm, u8 *buf, size_t cap)
 	return sizeof(struct compat_block);
 }
 
-/* Feature words: a guest that was shown a bit must find it here. */
-static int check_word(const struct vm *guest, const struct vm *here, u32 leaf, u32 sub, unsigned reg, u32 ignore, struct error *e)
+/* Feature words: what a guest was shown must be here. */
+static int check_features(const struct vm *guest, const struct vm *here, struct error *e)
 {
-	u32 lacking = cpuid_guest(guest, leaf, sub, reg) & ~cpuid_guest(here, leaf, sub, reg) & ~ignore;
-	static const char *const names[] = { "EAX", "EBX", "ECX", "EDX" };
+	struct cpu_features lacking;
+	char names[160];
+	u32 any = 0;
 
-	if (!lacking)
+	for (unsigned w = 0; w < CPU_WORDS; w++) {
+		const struct cpu_word_place *p = &cpu_word_places[w];
+
+		lacking.word[w] = cpuid_guest(guest, p->leaf, p->sub, p->reg) & ~cpuid_guest(here, p->leaf, p->sub, p->reg);
+		any |= lacking.word[w];
+	}
+	if (!any)
 		return 0;
-	return error_set(e, E_UNSUPPORTED,
-			 "this host's CPU lacks features that the guest was shown when it started (CPUID %#x.%u %s bits %#x): "
-			 "choose a host with the same or a newer CPU, or restart the guest here", leaf, sub, names[reg], lacking);
+	cpu_features_names(&lacking, names, sizeof(names));
+	return error_set(e, E_UNSUPPORTED, "this host's CPU lacks %s, which the guest was shown when it started: choose a host that has "
+			 "them, or restart the guest here (see cpu= for guests that move)", names);
 }
 
 int vm_cpu_compat_check(const u8 *buf, size_t len, struct error *e)
@@ -282,15 +325,15 @@ int vm_cpu_compat_check(const u8 *buf, size_t len, struct error *e)
 		rc = vm_clock_rate_check(tsc_hz, e);
 	if (rc)
 		return rc == -E_INVAL ? -E_PROTO : rc;
-	here.config.vcpus = 1;
-	cpuid_build(&here);
-	static const struct { u32 leaf, sub; u8 reg; u32 ignore; } words[] = {
-		{ 1, 0, 2, 0 }, { 1, 0, 3, 0 }, { 7, 0, 1, 0 }, { 7, 0, 2, 0 }, { 7, 0, 3, 0 }, { 0xd, 0, 0, 0 }, { 0xd, 1, 0, 0 },
-		{ 0x80000001, 0, 2, 0 }, { 0x80000001, 0, 3, 0 }, { 0x80000007, 0, 3, 0 },
-	};
+	here.config.vcpus = CONFIG_MAX_VCPUS; /* with what several of them show */
+	BUG_ON(cpuid_build(&here, NULL));
+	rc = check_features(&guest, &here, e);
+	u32 lacks = (cpuid_guest(&guest, 0xd, 0, 0) & ~cpuid_guest(&here, 0xd, 0, 0)) |
+		    (cpuid_guest(&guest, 0x80000007, 0, 3) & ~cpuid_guest(&here, 0x80000007, 0, 3));
 
-	for (unsigned i = 0; !rc && i < ARRAY_SIZE(words); i++)
-		rc = check_word(&guest, &here, words[i].leaf, words[i].sub, words[i].reg, words[i].ignore, e);
+	if (!rc && lacks)
+		rc = error_set(e, E_UNSUPPORTED, "this host's CPU lacks state components or power features (CPUID 0xd or 0x80000007, bits "
+			       "%#x) that the guest was shown when it started: choose a host with the same or a newer CPU", lacks);
 	u32 seen = cpuid_guest(&guest, 0x80000008, 0, 0) & 0xff, ours = cpuid_guest(&here, 0x80000008, 0, 0) & 0xff;
 
 	if (!rc && seen > ours)

@@ -259,7 +259,7 @@ static enum vmexit_ret x_xsetbv(struct vcpu *v, const struct vmexit *x)
 {
 	u64 val = v->s.gpr[VCPU_RDX] << 32 | (u32)v->s.gpr[VCPU_RAX];
 
-	if ((u32)v->s.gpr[VCPU_RCX] || fpu_xsetbv(v, val))
+	if ((u32)v->s.gpr[VCPU_RCX] || (val & ~cpuid_xcr0_mask(v->vm)) || fpu_xsetbv(v, val))
 		return inject_gp(v);
 	return VMEXIT_ADVANCE;
 }

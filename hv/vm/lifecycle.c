@@ -114,8 +114,9 @@ static int populate(struct vm *vm, struct error *e)
 		return error_set(e, E_UNSUPPORTED, "guest %s cannot run on this host: it lacks %s", vm->config.name,
 				 caps->n_missing ? caps->missing[0] : "usable VT-x");
 	vm_clock_init(vm);
-	cpuid_build(vm);
-	rc = guest_mem_create(vm, vm->config.memory_bytes, e);
+	rc = cpuid_build(vm, e);
+	if (!rc)
+		rc = guest_mem_create(vm, vm->config.memory_bytes, e);
 	if (!rc)
 		rc = board_create(vm, e);
 	for (unsigned i = 0; !rc && i < vm->config.vcpus; i++)
@@ -204,6 +205,9 @@ int vm_start(struct vm *vm, struct error *e)
 		return error_set(e, E_STATE, "guest %s lives on host %s now: start or stop it there", vm->config.name, vm->owner_name);
 	if (vm->state != RS_PRELAUNCH && !vm_is_dead(vm))
 		return error_set(e, E_STATE, "guest %s is %s already", vm->config.name, vm_run_state_name(vm->state));
+	if (vm->config.vcpus > 1)
+		return error_set(e, E_UNSUPPORTED, "guest %s: vcpus=%u is not possible. This version runs guests with vcpus=1",
+				 vm->config.name, vm->config.vcpus);
 	vm_release(vm);
 	rc = populate(vm, e);
 	if (!rc)

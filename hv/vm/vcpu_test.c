@@ -305,7 +305,7 @@ static void cpuid_hides_what_has_no_control(void **state)
 	u32 all = vmx_config.proc2;
 
 	vmx_config.proc2 = 0;
-	cpuid_build(vm);
+	assert_int_equal(cpuid_build(vm, NULL), 0);
 	vmx_config.proc2 = all;
 	assert_false(cpuid_guest(vm, 7, 0, 1) & BIT(10));          /* INVPCID */
 	assert_false(cpuid_guest(vm, 7, 0, 2) & BIT(22));          /* RDPID */

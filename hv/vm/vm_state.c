@@ -60,7 +60,7 @@ static int vcpu_post_load(void *owner, struct error *e)
 	struct vcpu *v = owner;
 	struct vcpu_state *s = &v->s;
 
-	if (!fpu_image_ok(s->xsave, s->xcr0))
+	if (!fpu_image_ok(s->xsave, s->xcr0) || (s->xcr0 & ~cpuid_xcr0_mask(v->vm)))
 		return error_set(e, E_INVAL, "vcpu %u: XSAVE image or XCR0 %#llx cannot be loaded on this CPU", v->id,
 				 (unsigned long long)s->xcr0);
 	if (!canonical(s->lstar) || !canonical(s->cstar) || !canonical(s->kernel_gs_base))

@@ -312,13 +312,32 @@ static void cpuid_shows_no_more_than_it_should(void **state)
 			vm->cpuid.edx[i] |= BIT(24); /* AMX */
 	len = vm_cpu_compat_save(vm, buf, sizeof(buf));
 	assert_int_equal(vm_cpu_compat_check(buf, (size_t)len, &e), -E_UNSUPPORTED);
-	assert_non_null(strstr(e.text, "CPUID 0x7.0 EDX bits 0x1000000"));
+	assert_non_null(strstr(e.text, "lacks CPUID 0x7.0 EDX bit 24, which the guest was shown"));
 	e = (struct error){ 0 };
 	assert_int_equal(vm_cpu_compat_check(buf, (size_t)len - 1, &e), -E_PROTO);
 	memset(buf, 0xff, sizeof(buf));
 	e = (struct error){ 0 };
 	assert_true(vm_cpu_compat_check(buf, (size_t)len, &e) < 0);
 	vm_destroy(vm);
+}
+
+static void a_baseline_is_what_the_guest_sees(void **state)
+{
+	struct guest_config c = { .name = "b", .memory_bytes = 4 * MIB, .vcpus = 1, .cpu = "x86-64-v2" };
+	struct error e = { 0 };
+	struct vm *vm = vm_create(&c, &e);
+
+	assert_non_null(vm);
+	assert_int_equal(cpuid_guest(vm, 1, 0, 2) & ~(BIT(31) | BIT(24) | BIT(21)), /* what Godwit adds */
+			 BIT(0) | BIT(9) | BIT(13) | BIT(19) | BIT(20) | BIT(23));
+	assert_int_equal(cpuid_guest(vm, 0xd, 0, 0), 0);
+	assert_int_equal(cpuid_xcr0_mask(vm), 1);
+	assert_false(cpuid_cr4_mask(vm) & BIT(18)); /* OSXSAVE */
+	vm_destroy(vm);
+	e = (struct error){ 0 };
+	strcpy(c.cpu, "x86-64-v9");
+	assert_null(vm_create(&c, &e));
+	assert_non_null(strstr(e.text, "no CPU baseline"));
 }
 
 static int setup(void **state)
@@ -336,7 +355,7 @@ int main(void)
 		cmocka_unit_test(clock_stands_still_while_paused), cmocka_unit_test(only_the_owner_runs_it),
 		cmocka_unit_test(the_guest_asks_and_the_scheduler_does), cmocka_unit_test(resets_are_rationed),
 		cmocka_unit_test(vcpu_state_survives_hardware),
-		cmocka_unit_test(cpuid_shows_no_more_than_it_should),
+		cmocka_unit_test(cpuid_shows_no_more_than_it_should), cmocka_unit_test(a_baseline_is_what_the_guest_sees),
 	};
 
 	return cmocka_run_group_tests(tests, setup, NULL);

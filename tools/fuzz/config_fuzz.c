@@ -30,7 +30,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t len)
 		MUST(g->name[0] && ends(g->name, sizeof(g->name)) && g->kernel[0] && ends(g->kernel, sizeof(g->kernel)));
 		MUST(ends(g->initrd, sizeof(g->initrd)) && ends(g->cmdline, sizeof(g->cmdline)));
 		MUST(ends(g->os_type, sizeof(g->os_type)) && g->os_type[0]);
-		MUST(g->vcpus == 1 && g->memory_bytes >= 4 << 20 && !(g->memory_bytes % PAGE_2M));
+		MUST(g->vcpus >= 1 && g->vcpus <= CONFIG_MAX_VCPUS && g->weight && ends(g->cpu, sizeof(g->cpu)) && g->memory_bytes >= 4 << 20 && !(g->memory_bytes % PAGE_2M));
 		MUST(g->n_modules <= CONFIG_MAX_MODULES);
 		for (u32 m = 0; m < g->n_modules; m++)
 			MUST(g->modules[m][0] && g->modules[m][0] != ' ' && ends(g->modules[m], sizeof(g->modules[m])) &&

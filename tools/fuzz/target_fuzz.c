@@ -21,9 +21,11 @@ static void put_config(struct wire_out *o)
 	wire_put_u64(w, 4ul << 20);
 	wire_put_u64(w, 1000000000);
 	wire_put_u32(w, 1);
+	wire_put_u32(w, 100);
 	wire_put_u32(w, 0);
 	wire_put_str(w, FAKE_GUEST);
 	wire_put_str(w, "linux");
+	wire_put_str(w, "x86-64-v2");
 	wire_put_str(w, "vmlinuz");
 	wire_put_str(w, "");
 	wire_put_str(w, "quiet");
