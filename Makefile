@@ -72,6 +72,11 @@ $(BUILD)/obj/mig/%.o: mig/%.c
 	@mkdir -p $(@D)
 	@echo '  CC      $<'; $(CC) $(SVC_CFLAGS) $(MIG_CFLAGS) -c $< -o $@
 
+# Virtual cards call these, also while a guest's registers are live; and they are tested like the devices.
+GUEST_NET_SRCS := net/vswitch.c net/announce.c
+GUEST_NET_TESTS := $(wildcard $(GUEST_NET_SRCS:.c=_test.c))
+$(GUEST_NET_SRCS:%.c=$(BUILD)/obj/%.o): SVC_CFLAGS += -mgeneral-regs-only
+
 $(BUILD)/godwit.efi: $(OBJS)
 
 # Offsets for assembly come from the compiler.
@@ -85,9 +90,10 @@ $(HV_ASMS:%.S=$(BUILD)/obj/%.o): $(BUILD)/gen/asm_offsets.h
 TEST_CFLAGS := -std=gnu11 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-strict-aliasing -Wall -Wextra \
 	-Werror -Wno-unused-parameter -Wno-missing-field-initializers -Ihv/fake/include -I. -I$(BUILD)/gen -MMD -MP
 PURE_SRCS := $(filter-out hv/vm/fpu.c hv/vm/sched.c,hv/config.c hv/lib/err.c hv/vmx/event.c \
-	$(call NOT_TEST,$(wildcard hv/mm/*.c hv/vm/*.c hv/vdev/*.c))) $(wildcard hv/fake/*.c)
+	$(call NOT_TEST,$(wildcard hv/mm/*.c hv/vm/*.c hv/vdev/*.c))) $(wildcard hv/fake/*.c) $(GUEST_NET_SRCS)
 PURE_OBJS := $(PURE_SRCS:%.c=$(BUILD)/tests/obj/%.o) $(PURE_LIB_OBJS)
-HV_TESTS := $(patsubst %.c,$(BUILD)/tests/%,$(notdir $(wildcard hv/*_test.c hv/*/*_test.c)))
+HV_TEST_SRCS := $(wildcard hv/*_test.c hv/*/*_test.c) $(GUEST_NET_TESTS)
+HV_TESTS := $(patsubst %.c,$(BUILD)/tests/%,$(notdir $(HV_TEST_SRCS)))
 UNIT_TESTS += $(HV_TESTS)
 # Programs that test what is not linked into a unit test; each exits 0 or not.
 SCRIPT_TESTS := tools/bench/proxy_test.py tools/demo/verdict_test.py tools/godwit/test/command tools/godwit/test/command-asan tools/fuzz/short tools/check/headers.sh tools/check/errors.py
@@ -103,7 +109,7 @@ define HV_TEST_RULE
 $(BUILD)/tests/$(basename $(notdir $(1))): $(BUILD)/tests/obj/$(1:.c=.o) $$(PURE_OBJS) $$(PURE_LIB_OBJS)
 	@echo '  LD      $$@'; $$(HOSTCC) -fsanitize=address,undefined -o $$@ $$^ -lcmocka
 endef
-$(foreach t,$(wildcard hv/*_test.c hv/*/*_test.c),$(eval $(call HV_TEST_RULE,$(t))))
+$(foreach t,$(HV_TEST_SRCS),$(eval $(call HV_TEST_RULE,$(t))))
 
 unit-tests: $(UNIT_TESTS)
 .PHONY: help deps demo test soak bench all unit-tests fuzzers

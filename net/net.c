@@ -11,6 +11,7 @@
 #include "lwip/timeouts.h"
 #include "mig/mig.h"
 #include "net/control.h"
+#include "net/lan.h"
 #include "net/port/port.h"
 #include "net/tls.h"
 #include "netif/ethernet.h"
@@ -140,6 +141,7 @@ void net_init(const struct boot_info *bi)
 	control_init(bi);
 	identity_start(bi);
 	nic = nic_find(&nic_number, &e);
+	lan_init(c, nic ? (int)nic_number : -1);
 	if (!nic) {
 		log_err("net", "no network: %s", e.text);
 		return;
@@ -196,8 +198,9 @@ bool net_poll(void)
 	bool busy;
 
 	if (!nic)
-		return false;
+		return lan_poll();
 	busy = receive();
+	busy |= lan_poll();
 	link_check();
 	sys_check_timeouts();
 	busy |= tls_poll();
@@ -216,13 +219,13 @@ bool net_poll(void)
 
 u64 net_idle_us(void)
 {
-	u64 now = now_us(), at, sleep;
+	u64 now = now_us(), at = lan_deadline_us(), sleep;
 
 	if (!nic)
-		return IDLE_MAX_US;
+		return MIN((u64)IDLE_MAX_US, at > now ? at - now : 0);
 	sleep = sys_timeouts_sleeptime();
 	sleep = sleep == SYS_TIMEOUTS_SLEEPTIME_INFINITE ? IDLE_MAX_US : MIN(sleep * 1000, (u64)IDLE_MAX_US);
-	at = MIN(tls_deadline_us(), next_link_check);
+	at = MIN(at, MIN(tls_deadline_us(), next_link_check));
 	return MIN(sleep, at > now ? at - now : 0);
 }
 
