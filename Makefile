@@ -20,11 +20,11 @@ demo: deps
 	@$(MAKE) --no-print-directory -j2 all
 	tools/demo/demo.py
 test: deps
-	@$(MAKE) --no-print-directory -j2 all $(BUILD)/godwit-asan unit-tests fuzzers
+	@$(MAKE) --no-print-directory -j2 all debian-guest $(BUILD)/godwit-asan unit-tests fuzzers
 	@tools/bench/runner.py -k '^(?!($(SOAK_TESTS))$$)' $(UNIT_TESTS) $(SCRIPT_TESTS)
 # A long two-host test that is not yet steady enough to gate a change.
 soak: deps
-	@$(MAKE) --no-print-directory -j2 all
+	@$(MAKE) --no-print-directory -j2 all debian-guest
 	@tools/bench/runner.py -k '^($(SOAK_TESTS))$$'
 SOAK_TESTS := hostile_peers
 bench: deps

@@ -20,9 +20,12 @@ GUEST_LIB := $(patsubst $(GUEST_SRC)/lib/%,$(GUEST_OUT)/obj/lib/%.o,\
 
 GUESTS := $(GUEST_NAMES:%=$(GUEST_OUT)/%.elf) $(GUEST_NAMES64:%=$(GUEST_OUT)/%64.elf)
 
-.PHONY: guests guest-initrd
+.PHONY: guests guest-initrd debian-guest
 guests: $(GUESTS)
 guest-initrd: $(GUEST_OUT)/initrd.cpio
+# The Debian system on a disk; a minute or two, then nothing until its recipe changes.
+debian-guest:
+	@$(GUEST_SRC)/debian/mkdisk.sh $(BUILD)/debian
 
 $(GUEST_OUT)/obj/%.c.o: $(GUEST_SRC)/%.c $(GUEST_SRC)/lib/guest.h
 	@mkdir -p $(@D)
