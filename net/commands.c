@@ -4,7 +4,6 @@
 #include "hv/lib/clock.h"
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
-#include "hv/vdev/devices.h"
 #include "hv/vm/vm.h"
 #include "mbedtls/base64.h"
 #include "mig/mig.h"
@@ -424,21 +423,21 @@ bool commands_poll(void)
 	for (unsigned i = 0; i < VM_MAX; i++) {
 		struct input *in = inputs[i];
 		struct vm *vm = in ? vm_find(in->name) : NULL;
-		struct vdev *uart = vm && vm_is_populated(vm) && !vm_is_dead(vm) ? vm_vdev(vm, &uart_type, 0) : NULL;
+		bool there = vm && vm_is_populated(vm) && !vm_is_dead(vm);
 		size_t n;
 
 		if (!in)
 			continue;
 		/* While it is frozen for a move, what is typed waits; the state that moves must not change any more. */
-		if (uart && vm->state != RS_RUNNING)
+		if (there && vm->state != RS_RUNNING)
 			continue;
-		n = uart && in->len ? uart_input(uart, in->buf, in->len) : 0;
+		n = there && in->len ? vm_console_in(vm, in->buf, in->len) : 0;
 		if (n) {
 			in->len -= (u32)n;
 			memmove(in->buf, in->buf + n, in->len);
 			busy = true;
 		}
-		if (!in->len || !uart) {
+		if (!in->len || !there) {
 			heap_free(in);
 			inputs[i] = NULL;
 		}

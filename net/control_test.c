@@ -2,7 +2,6 @@
 /* The control server over pipes instead of TLS, with guests and moves that only note what was asked of them. */
 #include "net/control.h"
 #include "hv/arch/caps.h"
-#include "hv/vdev/devices.h"
 #include "hv/vm/vm.h"
 #include "mig/mig.h"
 #include "net/net_fake.h"
@@ -59,9 +58,7 @@ static const struct stream_ops pipe_ops = { pipe_write, pipe_read, pipe_yes, pip
 /* --- Guests and moves --- */
 
 struct vm *vms[VM_MAX];
-const struct vdev_type uart_type;
 static struct vm guests[2];
-static struct vdev uart;
 static u8 consoles[2][CONSOLE_RING_BYTES];
 static char did[300];
 static struct error next_error;
@@ -110,18 +107,11 @@ void vm_stop(struct vm *vm, const char *reason)
 	snprintf(vm->reason, sizeof(vm->reason), "%s", reason);
 }
 
-struct vdev *vm_vdev(struct vm *vm, const struct vdev_type *type, unsigned instance)
-{
-	(void)vm;
-	assert_ptr_equal(type, &uart_type);
-	return instance ? NULL : &uart;
-}
-
-size_t uart_input(struct vdev *dev, const u8 *buf, size_t len)
+size_t vm_console_in(struct vm *vm, const u8 *buf, size_t len)
 {
 	size_t n = MIN(len, typed_room);
 
-	(void)dev;
+	(void)vm;
 	memcpy(typed + typed_len, buf, n);
 	typed_len += n;
 	return n;

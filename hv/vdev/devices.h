@@ -5,6 +5,7 @@
 
 extern const struct vdev_type lapic_type, ioapic_type, pic_type, pit_type, rtc_type, pm_type, uart_type, debug_exit_type,
 	misc_ports_type;
+/* The PCI bus and virtio: pci.h, virtio.h. */
 
 /* --- lapic.c: local APIC, xAPIC at apic base and x2APIC MSRs (SDM "Advanced Programmable Interrupt Controller"). instance = vCPU id --- */
 /* Highest-priority deliverable vector (above PPR), or -1. */
@@ -46,6 +47,8 @@ size_t uart_input(struct vdev *uart, const u8 *buf, size_t len);
 #define PM_BASE 0x600 /* PM1a_EVT 0x600..3, PM1a_CNT 0x604..5, PM_TMR 0x608..b */
 #define PM_SCI_IRQ 9
 void pm_power_button(struct vdev *pm);
+/* Reset control register (CF9h), which lies inside of a register of the PCI bridge (pci.c). */
+void pm_reset_control(struct vdev *pm, bool write, u64 *val);
 
 /* --- vCPU side services that the LAPIC needs (hv/vm/vcpu.c; fake in tests) --- */
 struct vdev *vcpu_lapic(struct vcpu *vcpu);

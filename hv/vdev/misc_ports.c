@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Leftovers of a PC that kernels touch: POST code port 80h, the reset command of a keyboard controller that is
- * otherwise absent (64h), port 92h. PCI configuration (CF8h/CFCh) is not claimed: it reads all ones, no PCI. */
+ * otherwise absent (64h), port 92h. */
 #include "hv/vdev/devices.h"
 
 #define POST_PORT 0x80

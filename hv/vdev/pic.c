@@ -250,10 +250,11 @@ static int pic_init(struct vdev *dev)
 	return r ? r : bus_add_pio(dev->vm, dev, 0x4d0, 2, pic_elcr_io);
 }
 
-/* As firmware leaves it: vectors 08h and 70h, all masked. */
+/* As firmware leaves it: vectors 08h and 70h, all masked, the interrupts of PCI (10 and 11) by level. */
 static void pic_reset(struct vdev *dev)
 {
-	pic_of(dev)->s = (struct pic_state){ .vector = { 0x08, 0x70 }, .imr = { 0xff, 0xff }, .lowest = { 7, 7 } };
+	pic_of(dev)->s = (struct pic_state){ .vector = { 0x08, 0x70 }, .imr = { 0xff, 0xff }, .lowest = { 7, 7 },
+					     .elcr = { 0, 0x0c } };
 }
 
 static int pic_post_load(void *owner, struct error *e)

@@ -10,7 +10,6 @@
 #define PM1_EN 2
 #define PM1_CNT 4
 #define PM_TMR 8
-#define RESET_PORT 0xcf9
 
 #define STS_TMR 0x0001
 #define STS_PWRBTN 0x0100
@@ -111,7 +110,7 @@ static void pm_io(struct vdev *dev, u64 addr, unsigned size, bool write, u64 *va
 	pm_update(p);
 }
 
-static void pm_reset_io(struct vdev *dev, u64 addr, unsigned size, bool write, u64 *val)
+void pm_reset_control(struct vdev *dev, bool write, u64 *val)
 {
 	struct pm *p = pm_of(dev);
 
@@ -131,9 +130,7 @@ static void pm_timer(struct vdev *dev)
 
 static int pm_init(struct vdev *dev)
 {
-	int r = bus_add_pio(dev->vm, dev, PM_BASE, PM_LEN, pm_io);
-
-	return r ? r : bus_add_pio(dev->vm, dev, RESET_PORT, 1, pm_reset_io);
+	return bus_add_pio(dev->vm, dev, PM_BASE, PM_LEN, pm_io);
 }
 
 static void pm_reset(struct vdev *dev)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "hv/fake/vdev_fake.h"
+#include "hv/vdev/pci.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -110,12 +111,14 @@ static void test_sleep(void **unused)
 
 static void test_reset(void **unused)
 {
+	vdev_fake_add(vm, &pci_type, 0);
 	vdev_fake_out(vm, 0xcf9, 1, 2);
 	assert_false(vm->want_reset);
 	assert_int_equal(vdev_fake_in(vm, 0xcf9, 1), 2);
-	assert_int_equal(vdev_fake_in(vm, 0xcf8, 4), 0xffffffff); /* no PCI */
-	vdev_fake_out(vm, 0xcf8, 4, 0x80000600);
+	vdev_fake_out(vm, 0xcf8, 4, 0x80000600); /* the address register of PCI around it */
 	assert_false(vm->want_reset);
+	assert_int_equal(vdev_fake_in(vm, 0xcf8, 4), 0x80000600);
+	assert_int_equal(vdev_fake_in(vm, 0xcf9, 1), 2);
 	vdev_fake_out(vm, 0xcf9, 1, 6);
 	assert_true(vm->want_reset);
 }

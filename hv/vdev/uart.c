@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* 16550A at 3F8h, IRQ 4. Output leaves at once, whatever the divisor says. */
 #include "hv/vdev/devices.h"
+#include "hv/vdev/virtio.h"
 #include "hv/lib/clock.h"
 
 #include <string.h>
@@ -195,6 +196,12 @@ static void uart_write_fcr(struct uart *u, u8 val)
 	s->fcr = val & FCR_ENABLE ? val & FCR_WRITABLE : 0;
 }
 
+static void uart_transmit(struct vm *vm, u8 byte)
+{
+	vm_console_out(vm, byte);
+	virtio_console_yield(vm); /* what is typed comes here again */
+}
+
 static void uart_write(struct uart *u, unsigned reg, u8 val)
 {
 	struct uart_state *s = &u->s;
@@ -208,7 +215,7 @@ static void uart_write(struct uart *u, unsigned reg, u8 val)
 		if (s->mcr & MCR_LOOP)
 			uart_receive(u, val);
 		else
-			vm_console_out(u->dev.vm, val);
+			uart_transmit(u->dev.vm, val);
 		s->thre_pending = 1; /* sent already */
 		break;
 	case R_IER:

@@ -115,6 +115,14 @@ static inline const struct virtio_type *virtio_type_of(const struct virtio *vio)
 
 extern const struct virtio_type virtio_rng_type, virtio_console_type;
 
+/* --- virtio_console.c --- */
+/* Whether the guest's last output came from its virtio console: then input goes there, else to the UART. */
+bool virtio_console_active(struct vm *vm);
+/* The UART has written something. */
+void virtio_console_yield(struct vm *vm);
+/* Bytes typed; only if virtio_console_active(). Returns how many were taken. */
+size_t virtio_console_input(struct vm *vm, const u8 *buf, size_t len);
+
 /* --- for the ops of struct vdev_type --- */
 int virtio_init(struct vdev *dev) __must_check;
 void virtio_reset(struct vdev *dev);
@@ -129,6 +137,10 @@ static inline bool virtio_has(const struct virtio *vio, u64 feature) { return vi
 int virtio_broken(struct virtio *vio, const char *why);
 /* The device-specific configuration has changed. */
 void virtio_config_changed(struct virtio *vio);
+
+/* Interrupts the driver: the vector if MSI-X is on, else INTA with these bits of the ISR status (1: queue, 2: configuration).
+ * virtq_interrupt() and virtio_config_changed() decide when. */
+void virtio_signal(struct virtio *vio, u16 vector, u8 isr);
 
 /* --- virtq.c: split rings --- */
 struct virtq_seg { u64 gpa; u32 len; u32 reserved; };

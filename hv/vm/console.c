@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* The guest's serial output: a ring of history, optionally copied line by line to the host's own serial port. */
+/* The guest's console: output is a ring of history, optionally copied line by line to the host's own serial port. */
 #include "hv/vm/vm.h"
 #include "hv/lib/clock.h"
 #include "hv/lib/log.h"
+#include "hv/vdev/devices.h"
+#include "hv/vdev/virtio.h"
 
 #include <string.h>
 
@@ -34,4 +36,15 @@ void vm_console_out(struct vm *vm, u8 byte)
 	vm->console[vm->console_total++ % CONSOLE_RING_BYTES] = byte;
 	if (vm->config.console_serial && (byte == '\n' || vm->console_total - vm->console_line >= LINE_MAX))
 		copy_line(vm);
+}
+
+size_t vm_console_in(struct vm *vm, const u8 *buf, size_t len)
+{
+	struct vdev *uart = vm_vdev(vm, &uart_type, 0);
+	size_t n;
+
+	vm_lock(vm);
+	n = virtio_console_active(vm) ? virtio_console_input(vm, buf, len) : uart ? uart_input(uart, buf, len) : 0;
+	vm_unlock(vm);
+	return n;
 }

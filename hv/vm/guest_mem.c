@@ -80,13 +80,26 @@ static bool is_ram(const struct vm *vm, u64 at, size_t len)
 	return true;
 }
 
+/* A small aligned access is a single one: another vCPU may be at it (ring indexes of virtio). */
+static void copy(void *to, const void *from, size_t n)
+{
+	if (n == 2 && !(((uintptr_t)to | (uintptr_t)from) & 1))
+		*(volatile u16 *)to = *(const volatile u16 *)from;
+	else if (n == 4 && !(((uintptr_t)to | (uintptr_t)from) & 3))
+		*(volatile u32 *)to = *(const volatile u32 *)from;
+	else if (n == 8 && !(((uintptr_t)to | (uintptr_t)from) & 7))
+		*(volatile u64 *)to = *(const volatile u64 *)from;
+	else
+		memcpy(to, from, n);
+}
+
 int guest_read(struct vm *vm, gpa_t at, void *buf, size_t len)
 {
 	if (!is_ram(vm, at.v, len))
 		return -E_RANGE;
 	for (size_t done = 0, n; done < len; done += n) {
 		n = MIN(len - done, PAGE_2M - ((at.v + done) & (PAGE_2M - 1)));
-		memcpy((u8 *)buf + done, ram_at(vm, at.v + done), n);
+		copy((u8 *)buf + done, ram_at(vm, at.v + done), n);
 	}
 	return 0;
 }
@@ -97,7 +110,7 @@ int guest_write(struct vm *vm, gpa_t at, const void *buf, size_t len)
 		return -E_RANGE;
 	for (size_t done = 0, n; done < len; done += n) {
 		n = MIN(len - done, PAGE_2M - ((at.v + done) & (PAGE_2M - 1)));
-		memcpy(ram_at(vm, at.v + done), (const u8 *)buf + done, n);
+		copy(ram_at(vm, at.v + done), (const u8 *)buf + done, n);
 	}
 	if (vm->dirty)
 		for (u64 gfn = at.v >> PAGE_SHIFT; len && gfn <= (at.v + len - 1) >> PAGE_SHIFT; gfn++)

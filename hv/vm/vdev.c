@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "hv/vm/vdev.h"
 #include "hv/vdev/devices.h"
+#include "hv/vdev/virtio.h"
 #include "hv/vm/board.h"
 #include "hv/vm/vcpu.h"
 #include "hv/mm/frame.h"
@@ -54,6 +55,8 @@ bool vm_service(struct vm *vm)
 {
 	bool more = false;
 
+	if (vm->state != RS_RUNNING)
+		return false; /* what is paused may be moving: kicks wait until it runs again */
 	if (!__atomic_exchange_n(&vm->kicked, false, __ATOMIC_ACQUIRE))
 		return false;
 	for (unsigned i = 0; i < vm->n_vdevs; i++) {
@@ -113,7 +116,8 @@ static int add(struct vm *vm, const struct vdev_type *type, unsigned instance, s
 int board_create(struct vm *vm, struct error *e)
 {
 	static const struct vdev_type *const board[] = {
-		&pic_type, &ioapic_type, &pit_type, &rtc_type, &pm_type, &uart_type, &misc_ports_type,
+		&pic_type, &ioapic_type, &pit_type, &rtc_type, &pm_type, &uart_type, &misc_ports_type, &pci_type,
+		&virtio_rng_type.vdev, &virtio_console_type.vdev,
 	};
 	int rc = 0;
 

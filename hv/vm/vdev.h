@@ -63,6 +63,8 @@ void vdev_arm(struct vdev *dev, u64 deadline);
 typedef void (*bus_fn)(struct vdev *dev, u64 addr, unsigned size, bool write, u64 *val);
 int bus_add_pio(struct vm *vm, struct vdev *dev, u16 base, u16 len, bus_fn fn) __must_check;
 int bus_add_mmio(struct vm *vm, struct vdev *dev, gpa_t base, u64 len, bus_fn fn) __must_check;
+/* Takes back all ranges of a device. */
+void bus_remove(struct vm *vm, struct vdev *dev);
 
 /* Guest time: the guest's TSC (stands still while the guest is paused) and its frequency in Hz. */
 u64 vm_tsc(const struct vm *vm);
@@ -79,7 +81,7 @@ unsigned vm_vcpu_count(const struct vm *vm);
 /* Ends of life asked for by the guest; take effect at the top of the run loop. reason is for people. */
 void vm_request_reset(struct vm *vm, const char *reason);
 void vm_request_poweroff(struct vm *vm, const char *reason);
-/* Byte out of the guest's first serial port, into its console ring. */
+/* Byte out of the guest's first serial port or its virtio console, into its console ring. */
 void vm_console_out(struct vm *vm, u8 byte);
 /* RTC base: seconds since 1970 UTC at guest TSC 0, taken from the host when the guest is made (migrates with the RTC). */
 u64 vm_boot_wall_seconds(const struct vm *vm);

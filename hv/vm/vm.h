@@ -6,7 +6,7 @@
 #include "hv/mm/ept.h"
 #include "hv/vm/vdev.h"
 
-#define VM_MAX_VDEVS 24
+#define VM_MAX_VDEVS 40
 #define VM_MAX_VCPUS 8
 #define VM_MAX_RANGES 24
 #define VM_MAX 16
@@ -27,6 +27,8 @@ struct cpuid_table {
 	u32 leaf[CPUID_MAX_ENTRIES], subleaf[CPUID_MAX_ENTRIES];
 	u32 eax[CPUID_MAX_ENTRIES], ebx[CPUID_MAX_ENTRIES], ecx[CPUID_MAX_ENTRIES], edx[CPUID_MAX_ENTRIES];
 };
+
+struct pci_fn;
 
 struct bus_range { u64 base, len; struct vdev *dev; bus_fn fn; };
 
@@ -61,6 +63,7 @@ struct vm {
 	unsigned n_vdevs;
 	struct bus_range pio[VM_MAX_RANGES], mmio[VM_MAX_RANGES];
 	unsigned n_pio, n_mmio;
+	struct pci_fn *pci[32];          /* functions by slot (hv/vdev/pci.h) */
 	u64 next_deadline;               /* min over vdevs */
 	bool kicked;                     /* some device wants service() */
 	struct vcpu *vcpus[VM_MAX_VCPUS];
@@ -124,6 +127,10 @@ void dirty_mark(struct vm *vm, u64 gfn);
 /* ORs what was written since the last harvest into bitmap (words as vm->dirty_words) and clears the log. Guest must be at the
  * top of the run loop. Returns the number of bits newly set in bitmap. */
 u64 dirty_harvest(struct vm *vm, u64 *bitmap);
+
+/* --- console.c --- */
+/* Bytes typed, for the port that the guest has written to last. Returns how many were taken. Takes the guest's lock. */
+size_t vm_console_in(struct vm *vm, const u8 *buf, size_t len);
 
 /* --- vm_state.c: what moves. Iterates over clock, devices, vCPUs, sorted by phase. --- */
 /* i-th instance (0..), false at the end. */
