@@ -55,8 +55,8 @@ class Pki:
                 self.ca_crt,
             )
 
-    def issue(self, name, role, days=365, eku=None):
-        """(certificate path, key path) for name with role; a negative days makes one that has expired.
+    def issue(self, name, role, days=365, eku=None, san=None):
+        """(certificate path, key path) for name with role; a negative days makes one that has expired. san: subjectAltName.
 
         It is valid since two days ago: the clock of an emulated host lags behind.
         """
@@ -67,8 +67,8 @@ class Pki:
             f.write(
                 f"basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\nextendedKeyUsage={eku}\n"
             )
-            if role == "host":
-                f.write(f"subjectAltName=DNS:{name}\n")
+            if role == "host" or san:
+                f.write(f"subjectAltName={san or 'DNS:' + name}\n")
         for file, text in ("ca.cnf", CA_CONFIG), ("index.txt", ""), ("serial", "1000\n"):
             if not os.path.exists(os.path.join(self.folder, file)):
                 with open(os.path.join(self.folder, file), "w", encoding="ascii") as f:
