@@ -5,6 +5,7 @@
 #include "hv/lib/clock.h"
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
+#include "hv/vm/sched.h"
 #include "hv/vm/vcpu.h"
 #include "hv/vmx/vmcs.h"
 #include "hv/vmx/vmx.h"
@@ -92,6 +93,20 @@ const struct host_caps *host_caps(void)
 	return &caps;
 }
 void cpu_machine_check(void) { fake_machine_checks++; }
+void cpu_nmi(void) { }
+struct cpu fake_cpu;
+struct cpu *cpus[MAX_CPUS] = { &fake_cpu };
+u32 n_cpus = 1;
+u32 fake_kicks; /* NMIs sent */
+void cpu_send_ipi(u32 apic_id, u32 icr) { fake_kicks++; }
+void vmx_vmcs_set_cpu(void) { }
+void sched_wake(void) { }
+void sched_wake_service(void) { }
+void sched_lock(void) { }
+void sched_unlock(void) { }
+__attribute__((weak)) void vm_hold(struct vm *vm) { vm->hold++; }
+__attribute__((weak)) void vm_unhold(struct vm *vm) { vm->hold--; }
+void sched_self_migrate(struct vm *vm) { }
 u32 cpu_apic_read(u32 offset) { return 0; }
 void cpu_apic_write(u32 offset, u32 val) { }
 
