@@ -117,6 +117,7 @@ class Host:
     memory    MiB
     cpus      number of CPUs
     port      loopback port that leads to 10.0.2.15:4789 of the machine; 0 = a free one
+    lan       UDP port of a lan.Lan (Lan.port()): a second card, for the guests
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class Host:
         memory=512,
         cpus=1,
         port=0,
+        lan=None,
     ):
         self.name, self.esp = name, os.path.abspath(esp)
         self.dir = os.path.join(os.path.abspath(directory), name)
@@ -140,9 +142,9 @@ class Host:
         if self.emulator not in ("bochs", "kvm", "tcg"):
             raise BenchError(f"no such emulator: {self.emulator} (bochs, kvm or tcg)")
         self.cpu, self.ips, self.sync, self.memory, self.cpus = cpu, ips, sync, memory, cpus
-        self.port = port or free_port()
-        self.mac = "52:54:00:" + ":".join(
-            f"{b:02x}" for b in hashlib.sha256(name.encode()).digest()[:3]
+        self.port, self.lan = port or free_port(), lan
+        self.mac, self.lan_mac = (
+            "52:54:00:" + ":".join(f"{b:02x}" for b in hashlib.sha256(name.encode()).digest()[i : i + 3]) for i in (0, 3)
         )
         self.process = None
         self.started = None
@@ -259,6 +261,9 @@ class Host:
                 "# slirp config\nrestricted = 0\nipv6_enabled = 0\n"
                 f"hostfwd = tcp:127.0.0.1:{self.port}-{GUEST_IP}:{CONTROL_PORT}\n"
             )
+        lan = ""
+        if self.lan:
+            lan = f"e1000: card=1, enabled=1, mac={self.lan_mac}, ethmod=socket, ethdev={self.lan}\n"
         with open(os.path.join(self.dir, "bochsrc"), "w", encoding="ascii") as f:
             f.write(
                 f"""plugin_ctrl: fw_cfg=1, e1000=1
@@ -278,7 +283,7 @@ com1: enabled=1, mode=file, dev={self.serial_path}
 port_e9_hack: enabled=1
 speaker: enabled=0
 e1000: card=0, enabled=1, mac={self.mac}, ethmod=slirp, script=slirp.conf
-log: bochs.log
+{lan}log: bochs.log
 panic: action=fatal
 error: action=report, cpu0=ignore
 info: action=ignore
@@ -320,10 +325,15 @@ clock: sync={self.sync}
             f"user,id=net,hostfwd=tcp:127.0.0.1:{self.port}-{GUEST_IP}:{CONTROL_PORT}",
             "-device",
             f"e1000,netdev=net,mac={self.mac},romfile=",
+            *(self.lan and self._qemu_lan() or ()),
             "-serial",
             f"file:{self.serial_path}",
             "-no-reboot",
         ]
+
+    def _qemu_lan(self):
+        ends = f"udp=127.0.0.1:{self.lan + 1},localaddr=127.0.0.1:{self.lan}"
+        return "-netdev", f"socket,id=lan,{ends}", "-device", f"e1000,netdev=lan,mac={self.lan_mac},romfile="
 
 
 class Link(Proxy):
