@@ -120,8 +120,9 @@ static int read_config(struct mig_session *s, struct wire_reader *r, struct conf
 	if (c->memory_bytes % PAGE_2M || c->memory_bytes < (4u << 20) || c->memory_bytes > 1ull << 40)
 		return error_set(e, E_PROTO, "guest %s has %llu bytes of memory, which cannot be", c->name,
 				 (unsigned long long)c->memory_bytes);
-	if (c->vcpus != 1)
-		return error_set(e, E_UNSUPPORTED, "guest %s has %u vCPUs, this version of Godwit runs guests with 1", c->name, c->vcpus);
+	if (c->vcpus < 1 || c->vcpus > VM_MAX_VCPUS)
+		return error_set(e, E_UNSUPPORTED, "guest %s has %u vCPUs, this version of Godwit runs guests with 1 to %u", c->name,
+				 c->vcpus, VM_MAX_VCPUS);
 	if (c->weight == 0 || c->weight > CONFIG_MAX_WEIGHT)
 		return error_set(e, E_PROTO, "guest %s has the weight %u, which cannot be", c->name, c->weight);
 	if (s->key.epoch == 0)

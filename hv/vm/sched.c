@@ -36,11 +36,12 @@ void sched_wake_service(void)
 		cpu_wake(cpus[0]);
 }
 
-/* The runnable vCPU with the least time, or NULL and in *until the host TSC at which a timer of a halted one is due. */
+/* The runnable vCPU with the least time, or NULL. *until is lowered to the host TSC at which a timer of a halted one is due. */
 static struct vcpu *pick(u64 *until)
 {
 	struct vcpu *best = NULL;
 	u64 now = host_tsc();
+	unsigned more = 0;
 
 	spin_lock(&lock);
 	for (unsigned i = 0; i < VM_MAX; i++) {
@@ -54,6 +55,7 @@ static struct vcpu *pick(u64 *until)
 			if (v->on_cpu)
 				continue;
 			if (vcpu_runnable(v)) {
+				more++;
 				if (!best || v->vruntime < best->vruntime)
 					best = v;
 			} else if (vm->next_deadline[n] != VDEV_NEVER) {
@@ -67,19 +69,22 @@ static struct vcpu *pick(u64 *until)
 	if (best)
 		__atomic_store_n(&best->on_cpu, true, __ATOMIC_SEQ_CST);
 	spin_unlock(&lock);
+	if (more > 1)
+		sched_wake();
 	return best;
 }
 
 static u64 latest; /* vruntime of the one that was picked last */
 
-static void run(struct vcpu *v, u64 slice)
+/* until: somebody must look then whether another vCPU is to run. */
+static void run(struct vcpu *v, u64 slice, u64 until)
 {
 	u64 start = host_tsc(), ran, weight = v->vm->config.weight ? v->vm->config.weight : WEIGHT;
 
 	/* One that slept long is ahead of the others by a slice, not by all that it has slept through. */
 	v->vruntime = MAX(v->vruntime, latest > slice ? latest - slice : 0);
 	latest = v->vruntime;
-	vcpu_run(v, start + slice);
+	vcpu_run(v, MIN(start + slice, until));
 	ran = host_tsc() - start;
 	v->run_tsc += ran;
 	v->vruntime += ran * WEIGHT / weight;
@@ -138,7 +143,7 @@ void sched_run_guests(void)
 			}
 			__atomic_store_n(&c->idle, false, __ATOMIC_SEQ_CST);
 		}
-		run(v, host_tsc_hz() / SLICE_AP_HZ);
+		run(v, host_tsc_hz() / SLICE_AP_HZ, until);
 	}
 }
 
@@ -203,7 +208,7 @@ void sched_run(const struct config *c)
 			v = pick(&until);
 		/* Guests get as much as the services just took: a move cannot starve them. */
 		if (v)
-			run(v, busy ? MIN(MAX(took, slice_min), slice_max) : slice_min);
+			run(v, busy ? MIN(MAX(took, slice_min), slice_max) : slice_min, ~0ull);
 		for (unsigned i = 0; i < VM_MAX; i++)
 			if (vms[i])
 				lifecycle_poll(vms[i]);
