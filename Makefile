@@ -21,12 +21,7 @@ demo: deps
 	tools/demo/demo.py
 test: deps
 	@$(MAKE) --no-print-directory -j2 all $(BUILD)/godwit-asan unit-tests fuzzers
-	@tools/bench/runner.py -k '^(?!($(SOAK_TESTS))$$)' $(UNIT_TESTS) $(SCRIPT_TESTS)
-# A long two-host test that is not yet steady enough to gate a change.
-soak: deps
-	@$(MAKE) --no-print-directory -j2 all
-	@tools/bench/runner.py -k '^($(SOAK_TESTS))$$'
-SOAK_TESTS := hostile_peers
+	@tools/bench/runner.py $(UNIT_TESTS) $(SCRIPT_TESTS)
 bench: deps
 	@$(MAKE) --no-print-directory -j2 all
 	tools/bench/measure.py
@@ -106,7 +101,7 @@ endef
 $(foreach t,$(wildcard hv/*_test.c hv/*/*_test.c),$(eval $(call HV_TEST_RULE,$(t))))
 
 unit-tests: $(UNIT_TESTS)
-.PHONY: help deps demo test soak bench all unit-tests fuzzers
+.PHONY: help deps demo test bench all unit-tests fuzzers
 .SECONDARY:
 
 -include $(shell find $(BUILD)/obj $(BUILD)/tests -name '*.d' 2>/dev/null)
