@@ -5,6 +5,7 @@
 #include "hv/lib/clock.h"
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
+#include "hv/vm/vm_clock.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -421,6 +422,7 @@ static int on_final(struct mig_session *s, struct wire_reader *r, struct error *
 	state_hash = wire_u64(r);
 	pages = wire_u64(r);
 	tsc = wire_u64(r);
+	s->stopped_wall_us = wire_u64(r);
 	state_len = wire_u32(r);
 	paused = wire_u8(r);
 	full = wire_u8(r);
@@ -484,6 +486,7 @@ static int on_commit(struct mig_session *s, struct wire_reader *r, struct error 
 	if (s->was_paused) {
 		vm_state_changed(vm);
 	} else {
+		vm_clock_catch_up(vm, s->stopped_wall_us);
 		rc = vm_resume(vm, e);
 		if (rc) {
 			/* It has not run an instruction here: the right goes back. */

@@ -25,7 +25,11 @@ struct vmx_config vmx_config = { .proc2 = PROC2_RDTSCP, .tsc_scaling = true };
 u64 host_tsc(void) { return fake_tsc_now; }
 u64 host_tsc_hz(void) { return FAKE_TSC_HZ; }
 u64 now_us(void) { return fake_tsc_now / (FAKE_TSC_HZ / 1000000); }
-u64 wall_seconds(void) { return 1700000000 + fake_tsc_now / FAKE_TSC_HZ; }
+bool fake_wall_synced;
+s64 fake_wall_shift_us;
+u64 wall_us(void) { return 1700000000000000 + fake_tsc_now / (FAKE_TSC_HZ / 1000000) + (u64)fake_wall_shift_us; }
+u64 wall_seconds(void) { return wall_us() / 1000000; }
+bool wall_synced(void) { return fake_wall_synced; }
 
 void log_guard(void) { }
 void log_raw(const char *buf, size_t len) { }

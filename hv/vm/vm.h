@@ -7,7 +7,7 @@
 #include "hv/vm/vdev.h"
 
 #define VM_MAX_VDEVS 40
-#define VM_MAX_VCPUS 8
+#define VM_MAX_VCPUS CONFIG_MAX_VCPUS
 #define VM_MAX_RANGES 24
 #define VM_MAX 16
 #define CONSOLE_RING_BYTES (64u << 10)
@@ -29,6 +29,8 @@ struct cpuid_table {
 };
 
 struct pci_fn;
+/* KVM's clock MSRs as the guest wrote them (kvmclock.c); 0: not in use. */
+struct kvmclock_state { u64 wall_clock, system_time[CONFIG_MAX_VCPUS]; };
 
 struct bus_range { u64 base, len; struct vdev *dev; bus_fn fn; };
 
@@ -54,6 +56,9 @@ struct vm {
 	u64 tsc_hz, tsc_offset, tsc_mult; /* tsc_mult: 16.48 fixed point, BIT(48) = 1.0 */
 	u64 paused_tsc;
 	u64 boot_wall_seconds;
+	u64 stopped_wall_us;             /* UTC when it was stopped last, 0: no time server vouched for it */
+	struct kvmclock_state kvmclock;
+	struct spinlock kvmclock_lock;   /* the guest's pages of it */
 	struct vm_clock_state clock_state; /* valid between vm_state_sync() and the next run */
 	struct cpuid_table cpuid;
 	u8 cpuid_index[3][32];           /* first entry + 1 of basic, hypervisor and extended leaves */

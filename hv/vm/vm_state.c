@@ -4,6 +4,7 @@
 #include "hv/arch/caps.h"
 #include "hv/arch/x86.h"
 #include "hv/vm/cpuid.h"
+#include "hv/vm/kvmclock.h"
 #include "hv/vm/vcpu.h"
 #include "hv/vm/vm_clock.h"
 #include "hv/vmx/vmx.h"
@@ -119,7 +120,11 @@ bool vm_mig_instance(struct vm *vm, unsigned i, struct mig_instance *out)
 		*out = (struct mig_instance){ &cpuid_type, 0, &vm->cpuid, vm };
 		return true;
 	}
-	i -= 2;
+	if (i == 2) {
+		*out = (struct mig_instance){ &kvmclock_type, 0, &vm->kvmclock, vm };
+		return true;
+	}
+	i -= 3;
 	/* By phase: interrupt chips before what raises lines into them. Few devices, so a scan per phase will do. */
 	for (u16 phase = MIG_PHASE_CLOCK; phase <= MIG_PHASE_DEVICE; phase++)
 		for (unsigned d = 0; d < vm->n_vdevs; d++) {
