@@ -416,11 +416,6 @@ static bool hex_byte(const char *s, u8 *out)
 	return true;
 }
 
-bool config_mac_ok(const u8 mac[6])
-{
-	return !(mac[0] & 1) && memcmp(mac, "\0\0\0\0\0", 6);
-}
-
 void config_default_mac(const char *guest, u32 n, u8 mac[6])
 {
 	u32 h = 2166136261u; /* FNV-1a */

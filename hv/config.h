@@ -92,4 +92,7 @@ void config_parse(struct config *c, const char *text, size_t len);
 /* The MAC address of a guest's n-th card if its definition names none: locally administered, from a hash of both. */
 void config_default_mac(const char *guest, u32 n, u8 mac[6]);
 /* Whether a station can have it: neither multicast nor zero. */
-bool config_mac_ok(const u8 mac[6]);
+static inline bool config_mac_ok(const u8 mac[6])
+{
+	return !(mac[0] & 1) && (mac[0] | mac[1] | mac[2] | mac[3] | mac[4] | mac[5]);
+}

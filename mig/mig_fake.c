@@ -4,6 +4,7 @@
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
 #include "hv/vm/vm_clock.h"
+#include "hv/vdev/virtio_net.h"
 #include "net/net.h"
 
 #include <stdarg.h>
@@ -23,7 +24,6 @@ static const char *const host_names[FAKE_HOSTS] = { "a", "b" };
 u64 now_us(void) { return world->now_us; }
 u64 host_tsc(void) { return world->now_us * 1000; }
 u64 host_tsc_hz(void) { return 1000000000; }
-u64 wall_us(void) { return 1700000000000000 + world->now_us; }
 u64 wall_seconds(void) { return 1700000000 + world->now_us / 1000000; }
 void log_guard(void) { }
 bool log_limit_ok(struct log_limit *l) { (void)l; return true; }
@@ -135,16 +135,6 @@ void vm_clock_stop(struct vm *vm)
 {
 	vm->paused_tsc = vm_tsc(vm);
 	vm->clock_running = false;
-	vm->stopped_wall_us = world->wall_synced ? wall_us() : 0;
-}
-u64 vm_clock_catch_up(struct vm *vm, u64 stopped_wall_us)
-{
-	u64 us = stopped_wall_us ? wall_us() - stopped_wall_us : 0;
-
-	CHECK(!vm->clock_running);
-	world->frozen_digest ^= vm->paused_tsc * 11 ^ (vm->paused_tsc + us * 1000) * 11; /* the one thing that changes */
-	vm->paused_tsc += us * 1000;
-	return us;
 }
 
 void vm_state_sync(struct vm *vm)
@@ -308,6 +298,14 @@ int vm_cpu_compat_save(struct vm *vm, u8 *buf, size_t cap)
 int vm_cpu_compat_check(const u8 *buf, size_t len, struct error *e)
 {
 	return len == 4 && !memcmp(buf, "cpu1", 4) ? 0 : error_set(e, E_UNSUPPORTED, "another CPU");
+}
+
+int virtio_net_check(const struct guest_config *g, struct error *e)
+{
+	for (u32 i = 0; i < g->n_nics; i++)
+		if (!strcmp(g->nics[i].network, "elsewhere"))
+			return error_set(e, E_NOENT, "no switch %s here", g->nics[i].network);
+	return 0;
 }
 
 u64 guest_gfn_end(const struct vm *vm) { return vm->ram_bytes >> PAGE_SHIFT; }
@@ -588,7 +586,8 @@ struct vm *fake_guest(int host)
 void fake_setup(u64 seed)
 {
 	struct guest_config c = { .name = FAKE_GUEST, .memory_bytes = FAKE_GUEST_BYTES, .vcpus = 1, .weight = 100, .os_type = "linux",
-				  .kernel = "vmlinuz", .cmdline = "console=ttyS0" };
+				  .kernel = "vmlinuz", .cmdline = "console=ttyS0", .n_nics = 2,
+				  .nics = { { "lan", { 2, 0, 0, 0, 0, 1 }, 0 }, { "back", { 2, 0, 0, 0, 0, 2 }, 7 } } };
 	struct vm *vm;
 	struct fake_vm *f;
 

@@ -5,7 +5,6 @@
 #include "hv/lib/clock.h"
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
-#include "hv/vm/vm_clock.h"
 #include "net/net.h"
 
 #include <stdio.h>
@@ -36,8 +35,6 @@ static void thaw(struct mig_session *s)
 	if (vm->state != RS_FINISH_MIGRATE && !(s->waited && vm->state == RS_PAUSED))
 		return;
 	vm->reason[0] = 0;
-	if (!s->was_paused)
-		vm_clock_catch_up(vm, vm->stopped_wall_us);
 	if (s->was_paused)
 		set_paused(vm);
 	else if (vm_resume(vm, &e))
@@ -192,6 +189,12 @@ static int send_config(struct mig_session *s, struct error *e)
 	wire_put_u16(w, (u16)c->n_modules);
 	for (u32 i = 0; i < c->n_modules; i++)
 		wire_put_str(w, c->modules[i]);
+	wire_put_u16(w, (u16)c->n_nics);
+	for (u32 i = 0; i < c->n_nics; i++) {
+		wire_put_str(w, c->nics[i].network);
+		wire_put_bytes(w, c->nics[i].mac, sizeof(c->nics[i].mac));
+		wire_put_u16(w, c->nics[i].vlan);
+	}
 	wire_put_u16(w, (u16)n);
 	wire_put_bytes(w, cpu, (size_t)n);
 	return wire_end(&s->out) ? error_set(e, E_RANGE, "the definition of guest %s is too large", c->name) : 0;
@@ -455,7 +458,6 @@ static int send_final(struct mig_session *s)
 	wire_put_u64(w, ram_hash_bytes(s->state, s->state_len));
 	wire_put_u64(w, guest_ram_pages(vm));
 	wire_put_u64(w, vm_tsc(vm));
-	wire_put_u64(w, vm->stopped_wall_us);
 	wire_put_u32(w, (u32)s->state_len);
 	wire_put_u8(w, s->was_paused);
 	wire_put_u8(w, s->params.verify_full);

@@ -5,7 +5,7 @@
 #include "hv/lib/clock.h"
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
-#include "hv/vm/vm_clock.h"
+#include "hv/vdev/virtio_net.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -85,6 +85,24 @@ static bool name_ok(const char *name)
 	return name[0] != 0;
 }
 
+static void read_nics(struct wire_reader *r, struct guest_config *c)
+{
+	c->n_nics = wire_u16(r);
+	if (c->n_nics > CONFIG_MAX_NICS)
+		r->bad = true;
+	for (u32 i = 0; !r->bad && i < c->n_nics; i++) {
+		struct nic_config *nic = &c->nics[i];
+		const u8 *mac;
+
+		wire_str(r, nic->network, sizeof(nic->network));
+		mac = wire_bytes(r, sizeof(nic->mac));
+		if (mac)
+			memcpy(nic->mac, mac, sizeof(nic->mac));
+		nic->vlan = wire_u16(r);
+		r->bad |= !name_ok(nic->network) || !config_mac_ok(nic->mac) || nic->vlan > VLAN_MAX;
+	}
+}
+
 struct config_frame { struct guest_config config; u64 tsc_hz; const u8 *cpu; u16 cpu_len; };
 
 static int read_config(struct mig_session *s, struct wire_reader *r, struct config_frame *f, struct error *e)
@@ -112,6 +130,7 @@ static int read_config(struct mig_session *s, struct wire_reader *r, struct conf
 		r->bad = true;
 	for (u32 i = 0; !r->bad && i < c->n_modules; i++)
 		wire_str(r, c->modules[i], sizeof(c->modules[i]));
+	read_nics(r, c);
 	f->cpu_len = wire_u16(r);
 	f->cpu = wire_bytes(r, f->cpu_len);
 	if (!wire_done(r) || flags > 3)
@@ -121,9 +140,8 @@ static int read_config(struct mig_session *s, struct wire_reader *r, struct conf
 	if (c->memory_bytes % PAGE_2M || c->memory_bytes < (4u << 20) || c->memory_bytes > 1ull << 40)
 		return error_set(e, E_PROTO, "guest %s has %llu bytes of memory, which cannot be", c->name,
 				 (unsigned long long)c->memory_bytes);
-	if (c->vcpus < 1 || c->vcpus > VM_MAX_VCPUS)
-		return error_set(e, E_UNSUPPORTED, "guest %s has %u vCPUs, this version of Godwit runs guests with 1 to %u", c->name,
-				 c->vcpus, VM_MAX_VCPUS);
+	if (c->vcpus != 1)
+		return error_set(e, E_UNSUPPORTED, "guest %s has %u vCPUs, this version of Godwit runs guests with 1", c->name, c->vcpus);
 	if (c->weight == 0 || c->weight > CONFIG_MAX_WEIGHT)
 		return error_set(e, E_PROTO, "guest %s has the weight %u, which cannot be", c->name, c->weight);
 	if (s->key.epoch == 0)
@@ -203,6 +221,9 @@ static int on_config(struct mig_session *s, struct wire_reader *r, struct error 
 	rc = vm_cpu_compat_check(f.cpu, f.cpu_len, e);
 	if (rc)
 		return error_set(e, E_UNSUPPORTED, "this host's CPU cannot run guest %s", s->key.guest);
+	rc = virtio_net_check(&f.config, e);
+	if (rc)
+		return rc;
 	rc = take_name(s, f.config.name, e);
 	if (rc)
 		return rc;
@@ -422,7 +443,6 @@ static int on_final(struct mig_session *s, struct wire_reader *r, struct error *
 	state_hash = wire_u64(r);
 	pages = wire_u64(r);
 	tsc = wire_u64(r);
-	s->stopped_wall_us = wire_u64(r);
 	state_len = wire_u32(r);
 	paused = wire_u8(r);
 	full = wire_u8(r);
@@ -486,7 +506,6 @@ static int on_commit(struct mig_session *s, struct wire_reader *r, struct error 
 	if (s->was_paused) {
 		vm_state_changed(vm);
 	} else {
-		vm_clock_catch_up(vm, s->stopped_wall_us);
 		rc = vm_resume(vm, e);
 		if (rc) {
 			/* It has not run an instruction here: the right goes back. */

@@ -115,9 +115,7 @@ class Host:
     sync      Bochs: "slowdown" (time = instructions/ips, but never ahead of the wall clock) or "none" (an idle
               machine then races ahead of everybody it talks to; for tests without a network)
     memory    MiB
-    cpus      number of CPUs
     port      loopback port that leads to 10.0.2.15:4789 of the machine; 0 = a free one
-    lan       UDP port of a lan.Lan (Lan.port()): a second card, for the guests
     """
 
     def __init__(
@@ -131,9 +129,7 @@ class Host:
         ips=100_000_000,
         sync="slowdown",
         memory=512,
-        cpus=1,
         port=0,
-        lan=None,
     ):
         self.name, self.esp = name, os.path.abspath(esp)
         self.dir = os.path.join(os.path.abspath(directory), name)
@@ -141,10 +137,10 @@ class Host:
         self.emulator = emulator or os.environ.get("GODWIT_EMULATOR") or pick_emulator()[0]
         if self.emulator not in ("bochs", "kvm", "tcg"):
             raise BenchError(f"no such emulator: {self.emulator} (bochs, kvm or tcg)")
-        self.cpu, self.ips, self.sync, self.memory, self.cpus = cpu, ips, sync, memory, cpus
-        self.port, self.lan = port or free_port(), lan
-        self.mac, self.lan_mac = (
-            "52:54:00:" + ":".join(f"{b:02x}" for b in hashlib.sha256(name.encode()).digest()[i : i + 3]) for i in (0, 3)
+        self.cpu, self.ips, self.sync, self.memory = cpu, ips, sync, memory
+        self.port = port or free_port()
+        self.mac = "52:54:00:" + ":".join(
+            f"{b:02x}" for b in hashlib.sha256(name.encode()).digest()[:3]
         )
         self.process = None
         self.started = None
@@ -261,15 +257,12 @@ class Host:
                 "# slirp config\nrestricted = 0\nipv6_enabled = 0\n"
                 f"hostfwd = tcp:127.0.0.1:{self.port}-{GUEST_IP}:{CONTROL_PORT}\n"
             )
-        lan = ""
-        if self.lan:
-            lan = f"e1000: card=1, enabled=1, mac={self.lan_mac}, ethmod=socket, ethdev={self.lan}\n"
         with open(os.path.join(self.dir, "bochsrc"), "w", encoding="ascii") as f:
             f.write(
                 f"""plugin_ctrl: fw_cfg=1, e1000=1
 config_interface: textconfig
 display_library: rfb, options="timeout=0"
-cpu: model={self.cpu}, count={self.cpus}, ips={self.ips}, reset_on_triple_fault=0, ignore_bad_msrs=1, cpuid_freq=ips, quantum=16
+cpu: model={self.cpu}, count=1, ips={self.ips}, reset_on_triple_fault=0, ignore_bad_msrs=1, cpuid_freq=ips, quantum=16
 memory: guest={self.memory}, host={self.memory}
 romimage: file={OVMF_BOCHS}, options=none
 vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
@@ -283,7 +276,7 @@ com1: enabled=1, mode=file, dev={self.serial_path}
 port_e9_hack: enabled=1
 speaker: enabled=0
 e1000: card=0, enabled=1, mac={self.mac}, ethmod=slirp, script=slirp.conf
-{lan}log: bochs.log
+log: bochs.log
 panic: action=fatal
 error: action=report, cpu0=ignore
 info: action=ignore
@@ -308,8 +301,6 @@ clock: sync={self.sync}
             "q35",
             "-m",
             str(self.memory),
-            "-smp",
-            str(self.cpus),
             "-nodefaults",
             "-display",
             "none",
@@ -325,15 +316,10 @@ clock: sync={self.sync}
             f"user,id=net,hostfwd=tcp:127.0.0.1:{self.port}-{GUEST_IP}:{CONTROL_PORT}",
             "-device",
             f"e1000,netdev=net,mac={self.mac},romfile=",
-            *(self.lan and self._qemu_lan() or ()),
             "-serial",
             f"file:{self.serial_path}",
             "-no-reboot",
         ]
-
-    def _qemu_lan(self):
-        ends = f"udp=127.0.0.1:{self.lan + 1},localaddr=127.0.0.1:{self.lan}"
-        return "-netdev", f"socket,id=lan,{ends}", "-device", f"e1000,netdev=lan,mac={self.lan_mac},romfile="
 
 
 class Link(Proxy):

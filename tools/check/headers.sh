@@ -90,7 +90,13 @@ hv/vdev/pci.c hv/vm/vm.h                knows which function is in which slot
 hv/vdev/virtio.c hv/vm/vm.h             names the guest in the log
 hv/vdev/virtq.c hv/vm/vm.h              reads and writes guest memory
 hv/vdev/virtio_rng.c net/port/port.h    entropy of the host
-hv/vm/vdev.c hv/vdev/virtio.h           makes the devices of a guest
+hv/vdev/virtio_net.h hv/config.h        what a definition says of cards
+hv/vdev/virtio_net.c hv/vm/vm.h         whose card it is, and whether it runs here
+hv/vdev/virtio_net.c hv/mm/frame.h      keeps frames while the guest is frozen
+hv/vdev/virtio_net.c net/vswitch.h      the other end of the cable
+hv/vdev/virtio_net.c net/announce.h     the addresses of its guest
+hv/vm/vdev.c hv/vdev/virtio_net.h       makes the devices of a guest
+mig/target.c hv/vdev/virtio_net.h       whether the networks are here
 hv/vm/console.c hv/vdev/devices.h       types into the UART
 hv/vm/console.c hv/vdev/virtio.h        or into the virtio console
 net/commands.c hv/arch/caps.h           tells what the CPU can do
