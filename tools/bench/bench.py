@@ -116,6 +116,7 @@ class Host:
               machine then races ahead of everybody it talks to; for tests without a network)
     memory    MiB
     port      loopback port that leads to 10.0.2.15:4789 of the machine; 0 = a free one
+    lan       a port of the guests' LAN (lan.Lan.port()): card 1 is there; None = the machine has one card
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class Host:
         sync="slowdown",
         memory=512,
         port=0,
+        lan=None,
     ):
         self.name, self.esp = name, os.path.abspath(esp)
         self.dir = os.path.join(os.path.abspath(directory), name)
@@ -138,10 +140,11 @@ class Host:
         if self.emulator not in ("bochs", "kvm", "tcg"):
             raise BenchError(f"no such emulator: {self.emulator} (bochs, kvm or tcg)")
         self.cpu, self.ips, self.sync, self.memory = cpu, ips, sync, memory
-        self.port = port or free_port()
+        self.port, self.lan = port or free_port(), lan
         self.mac = "52:54:00:" + ":".join(
             f"{b:02x}" for b in hashlib.sha256(name.encode()).digest()[:3]
         )
+        self.lan_mac = "52:54:01" + self.mac[8:]
         self.process = None
         self.started = None
         self._position = 0
@@ -257,6 +260,10 @@ class Host:
                 "# slirp config\nrestricted = 0\nipv6_enabled = 0\n"
                 f"hostfwd = tcp:127.0.0.1:{self.port}-{GUEST_IP}:{CONTROL_PORT}\n"
             )
+        # Not ethmod=socket: it drops what is not for the card's own address, and a guest's frames never are.
+        lan = self.lan and (
+            f"e1000: card=1, enabled=1, mac={self.lan_mac}, ethmod=tuntap, ethdev=/dev/net/tun:{self.lan.tap}\n"
+        )
         with open(os.path.join(self.dir, "bochsrc"), "w", encoding="ascii") as f:
             f.write(
                 f"""plugin_ctrl: fw_cfg=1, e1000=1
@@ -276,7 +283,7 @@ com1: enabled=1, mode=file, dev={self.serial_path}
 port_e9_hack: enabled=1
 speaker: enabled=0
 e1000: card=0, enabled=1, mac={self.mac}, ethmod=slirp, script=slirp.conf
-log: bochs.log
+{lan or ""}log: bochs.log
 panic: action=fatal
 error: action=report, cpu0=ignore
 info: action=ignore
@@ -289,6 +296,16 @@ clock: sync={self.sync}
         if not shutil.which("qemu-system-x86_64"):
             raise BenchError("qemu-system-x86_64 is missing. Run 'tools/deps.sh packages'.")
         shutil.copy(OVMF_VARS, os.path.join(self.dir, "vars.fd"))
+        lan = (
+            [
+                "-netdev",
+                f"tap,id=lan,ifname={self.lan.tap},script=no,downscript=no",
+                "-device",
+                f"e1000,netdev=lan,mac={self.lan_mac},romfile=",
+            ]
+            if self.lan
+            else []
+        )
         accel = (
             ["-accel", "kvm", "-cpu", "host,+vmx"]
             if self.emulator == "kvm"
@@ -316,6 +333,7 @@ clock: sync={self.sync}
             f"user,id=net,hostfwd=tcp:127.0.0.1:{self.port}-{GUEST_IP}:{CONTROL_PORT}",
             "-device",
             f"e1000,netdev=net,mac={self.mac},romfile=",
+            *lan,
             "-serial",
             f"file:{self.serial_path}",
             "-no-reboot",
