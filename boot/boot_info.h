@@ -19,6 +19,7 @@ struct boot_info {
 	u64 phys_end;            /* end of the highest RAM or MMIO that must be mapped */
 	u64 image_start, image_end;
 	u64 table_pool, table_pages; /* 4 KiB pages for paging_init(): firmware's own tables lie in free memory */
+	u64 trampoline;          /* 3 pages below 1 MiB for starting other CPUs; 0: there were none */
 	u64 boot_bytes;          /* memory held by the image, its tables and the files */
 	u64 rsdp;                /* ACPI 2.0 RSDP physical address, 0 if none */
 	u64 wall_seconds;        /* firmware clock, UTC, seconds since 1970 at tsc_at_wall */

@@ -87,7 +87,7 @@ EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *st)
 	boot_st = st;
 	/* The C library finds its thread block through FS; firmware neither uses nor changes it. */
 	firmware_fs = rdmsr(MSR_IA32_FS_BASE);
-	wrmsr(MSR_IA32_FS_BASE, cpu_fs_base());
+	wrmsr(MSR_IA32_FS_BASE, cpu_boot_fs_base());
 	st->BootServices->SetWatchdogTimer(0, 0, 0, NULL);
 
 	boot_say("Godwit hypervisor");

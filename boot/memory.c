@@ -62,6 +62,10 @@ bool boot_memory_prepare(struct boot_info *bi)
 {
 	UINTN key, bytes = 0, desc_size = 0;
 	UINT32 version;
+	EFI_PHYSICAL_ADDRESS low = 0x9ffff;
+
+	if (!EFI_ERROR(boot_st->BootServices->AllocatePages(AllocateMaxAddress, EfiLoaderData, 3, &low)) && low)
+		bi->trampoline = low;
 
 	/* Room for what the allocations below and late firmware events add. */
 	boot_st->BootServices->GetMemoryMap(&bytes, NULL, &key, &desc_size, &version);

@@ -29,7 +29,7 @@ static bool vmx_start(void)
 		log_err("hv", "%s", caps->remedy);
 		return false;
 	}
-	if (vmx_init(&e)) {
+	if (vmx_init(&e) || vmx_on(&e)) {
 		log_err("hv", "guests cannot run here: %s", e.text);
 		return false;
 	}
@@ -49,6 +49,8 @@ void hv_main(struct boot_info *bi)
 	net_name_host(bi);
 	lifecycle_init(c);
 	can_run = vmx_start();
+	if (can_run)
+		smp_start(bi->trampoline, sched_run_guests);
 	mig_init(c->host_name);
 	net_init(bi);
 	for (u32 i = 0; i < c->n_guests; i++) {

@@ -24,6 +24,7 @@ static const char *const host_names[FAKE_HOSTS] = { "a", "b" };
 u64 now_us(void) { return world->now_us; }
 u64 host_tsc(void) { return world->now_us * 1000; }
 u64 host_tsc_hz(void) { return 1000000000; }
+u64 wall_us(void) { return 1700000000000000 + world->now_us; }
 u64 wall_seconds(void) { return 1700000000 + world->now_us / 1000000; }
 void log_guard(void) { }
 bool log_limit_ok(struct log_limit *l) { (void)l; return true; }
@@ -135,6 +136,16 @@ void vm_clock_stop(struct vm *vm)
 {
 	vm->paused_tsc = vm_tsc(vm);
 	vm->clock_running = false;
+	vm->stopped_wall_us = world->wall_synced ? wall_us() : 0;
+}
+u64 vm_clock_catch_up(struct vm *vm, u64 stopped_wall_us)
+{
+	u64 us = stopped_wall_us ? wall_us() - stopped_wall_us : 0;
+
+	CHECK(!vm->clock_running);
+	world->frozen_digest ^= vm->paused_tsc * 11 ^ (vm->paused_tsc + us * 1000) * 11; /* the one thing that changes */
+	vm->paused_tsc += us * 1000;
+	return us;
 }
 
 void vm_state_sync(struct vm *vm)

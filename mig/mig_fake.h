@@ -22,6 +22,7 @@ struct fake_world {
 	struct vm *vms[FAKE_HOSTS][VM_MAX];
 	int host;                        /* whose code runs now */
 	u64 now_us;
+	bool wall_synced;                /* both hosts' wall clocks are right */
 	unsigned links;                  /* made so far */
 	bool net_down;                   /* connections fail */
 	struct fake_plan plan;

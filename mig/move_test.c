@@ -1009,6 +1009,45 @@ static void test_versions(void **state)
 	finish();
 }
 
+/* With time servers behind both clocks, the guest's clock shows after a move what it would without; otherwise it lost the freeze. */
+static void test_clock(void **state)
+{
+	(void)state;
+	for (int synced = 0; synced < 2; synced++) {
+		u64 tsc, at, down, lost, sent;
+		struct error e = { 0 };
+
+		fake_setup(60);
+		world->wall_synced = synced;
+		fake_switch(FAKE_A);
+		tsc = vm_tsc(fake_guest(FAKE_A));
+		at = world->now_us;
+		assert_int_equal(fake_move(FAKE_A, false, &e), 0);
+		assert_true(settle(3000));
+		assert_true(alive(fake_guest(FAKE_B)));
+		down = info_of(FAKE_B).downtime_us;
+		assert_true(down > 0);
+		fake_switch(FAKE_B);
+		lost = world->now_us - at - (vm_tsc(fake_guest(FAKE_B)) - tsc) / 1000;
+		assert_true(synced ? lost == 0 : lost >= down && lost <= down + STEP_US);
+		sent = world->carried[0];
+		finish();
+		/* One that comes back from the freeze (its link is cut in FINAL, before COMMIT) has lost nothing either. */
+		fake_setup(60);
+		world->wall_synced = synced;
+		world->plan = (struct fake_plan){ FAULT_CUT, 0, 0, sent - 50, 0 };
+		tsc = vm_tsc(fake_guest(FAKE_A));
+		at = world->now_us;
+		assert_int_equal(fake_move(FAKE_A, false, &e), 0);
+		assert_true(settle(3000));
+		assert_true(alive(fake_guest(FAKE_A)));
+		fake_switch(FAKE_A);
+		lost = world->now_us - at - (vm_tsc(fake_guest(FAKE_A)) - tsc) / 1000;
+		assert_true(synced ? lost == 0 : lost > 0);
+		finish();
+	}
+}
+
 static void test_self(void **state)
 {
 	struct vm *vm;
@@ -1066,6 +1105,7 @@ int main(void)
 		cmocka_unit_test(test_window_target_gone),
 		cmocka_unit_test(test_chaos),
 		cmocka_unit_test(test_versions),
+		cmocka_unit_test(test_clock),
 		cmocka_unit_test(test_self),
 	};
 

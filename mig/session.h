@@ -73,6 +73,7 @@ struct mig_session {
 	size_t state_len, state_sent;
 	/* target */
 	bool verify_full, last_round, full_pending;
+	u64 stopped_wall_us;             /* UTC when the source stopped the guest's clock, 0: unknown */
 	bool had_stale;                  /* an inactive entry of that name stood here before */
 	struct { struct guest_config config; enum run_state state; char owner[NAME_MAX_LEN], reason[300]; u64 epoch; bool own; } stale;
 };

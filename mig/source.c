@@ -5,6 +5,7 @@
 #include "hv/lib/clock.h"
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
+#include "hv/vm/vm_clock.h"
 #include "net/net.h"
 
 #include <stdio.h>
@@ -35,6 +36,8 @@ static void thaw(struct mig_session *s)
 	if (vm->state != RS_FINISH_MIGRATE && !(s->waited && vm->state == RS_PAUSED))
 		return;
 	vm->reason[0] = 0;
+	if (!s->was_paused)
+		vm_clock_catch_up(vm, vm->stopped_wall_us);
 	if (s->was_paused)
 		set_paused(vm);
 	else if (vm_resume(vm, &e))
@@ -458,6 +461,7 @@ static int send_final(struct mig_session *s)
 	wire_put_u64(w, ram_hash_bytes(s->state, s->state_len));
 	wire_put_u64(w, guest_ram_pages(vm));
 	wire_put_u64(w, vm_tsc(vm));
+	wire_put_u64(w, vm->stopped_wall_us);
 	wire_put_u32(w, (u32)s->state_len);
 	wire_put_u8(w, s->was_paused);
 	wire_put_u8(w, s->params.verify_full);

@@ -6,6 +6,7 @@
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
 #include "hv/vdev/virtio_net.h"
+#include "hv/vm/vm_clock.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -140,8 +141,9 @@ static int read_config(struct mig_session *s, struct wire_reader *r, struct conf
 	if (c->memory_bytes % PAGE_2M || c->memory_bytes < (4u << 20) || c->memory_bytes > 1ull << 40)
 		return error_set(e, E_PROTO, "guest %s has %llu bytes of memory, which cannot be", c->name,
 				 (unsigned long long)c->memory_bytes);
-	if (c->vcpus != 1)
-		return error_set(e, E_UNSUPPORTED, "guest %s has %u vCPUs, this version of Godwit runs guests with 1", c->name, c->vcpus);
+	if (c->vcpus < 1 || c->vcpus > VM_MAX_VCPUS)
+		return error_set(e, E_UNSUPPORTED, "guest %s has %u vCPUs, this version of Godwit runs guests with 1 to %u", c->name,
+				 c->vcpus, VM_MAX_VCPUS);
 	if (c->weight == 0 || c->weight > CONFIG_MAX_WEIGHT)
 		return error_set(e, E_PROTO, "guest %s has the weight %u, which cannot be", c->name, c->weight);
 	if (s->key.epoch == 0)
@@ -443,6 +445,7 @@ static int on_final(struct mig_session *s, struct wire_reader *r, struct error *
 	state_hash = wire_u64(r);
 	pages = wire_u64(r);
 	tsc = wire_u64(r);
+	s->stopped_wall_us = wire_u64(r);
 	state_len = wire_u32(r);
 	paused = wire_u8(r);
 	full = wire_u8(r);
@@ -506,6 +509,7 @@ static int on_commit(struct mig_session *s, struct wire_reader *r, struct error 
 	if (s->was_paused) {
 		vm_state_changed(vm);
 	} else {
+		vm_clock_catch_up(vm, s->stopped_wall_us);
 		rc = vm_resume(vm, e);
 		if (rc) {
 			/* It has not run an instruction here: the right goes back. */

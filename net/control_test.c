@@ -78,6 +78,9 @@ const char *vm_run_state_name(enum run_state s)
 	return names[s];
 }
 
+u64 vm_exits(const struct vm *vm) { return vm->exits_before; }
+void vm_lock(struct vm *vm) { }
+void vm_unlock(struct vm *vm) { }
 struct vm *vm_find(const char *name)
 {
 	for (unsigned i = 0; i < VM_MAX; i++)
@@ -399,7 +402,7 @@ static void test_shapes(void **state)
 	guests[1].state = RS_INTERNAL_ERROR;
 	guests[1].debug_exit_code = 3;
 	strcpy(guests[1].reason, "EPT violation");
-	guests[0].exits = 123456789012;
+	guests[0].exits_before = 123456789012;
 	o = ask(p, "{\"execute\":\"query-guests\"}");
 	r = cJSON_GetObjectItem(o, "return");
 	assert_int_equal(cJSON_GetArraySize(r), 2);

@@ -20,6 +20,7 @@ int fake_entropy;
 u64 now_us(void) { return fake_now; }
 u64 host_tsc_hz(void) { return 1000000000; }
 u64 host_tsc(void) { return fake_now * 1000; }
+u64 wall_us(void) { return wall_seconds() * 1000000; }
 u64 wall_seconds(void) { return (u64)(time(NULL) + fake_wall_shift); }
 
 void *heap_calloc(size_t n, size_t size)

@@ -133,6 +133,13 @@ static void read_fadt(const struct sdt *t)
 		find_s5(d);
 }
 
+static void add_cpu(u32 *cpus, u32 apic_id)
+{
+	if (*cpus < ACPI_MAX_CPUS)
+		facts.apic_id[*cpus] = apic_id;
+	++*cpus;
+}
+
 static void read_madt(const struct sdt *t)
 {
 	u32 len, cpus = 0;
@@ -146,7 +153,8 @@ static void read_madt(const struct sdt *t)
 			break;
 		switch (get(t, o, 1)) {
 		case 0: /* processor local APIC */
-			cpus += len >= 8 && get(t, o + 4, 4) & 1;
+			if (len >= 8 && get(t, o + 4, 4) & 1)
+				add_cpu(&cpus, get(t, o + 3, 1));
 			break;
 		case 1: /* I/O APIC */
 			if (len >= 12 && facts.n_ioapics < ACPI_MAX_IOAPICS)
@@ -157,7 +165,8 @@ static void read_madt(const struct sdt *t)
 				facts.lapic = get(t, o + 4, 8);
 			break;
 		case 9: /* processor local x2APIC */
-			cpus += len >= 16 && get(t, o + 8, 4) & 1;
+			if (len >= 16 && get(t, o + 8, 4) & 1)
+				add_cpu(&cpus, get(t, o + 4, 4));
 			break;
 		}
 	}

@@ -4,6 +4,7 @@
 #include "hv/lib/err.h"
 
 #define ACPI_MAX_IOAPICS 8
+#define ACPI_MAX_CPUS 64
 
 struct acpi_facts {
 	u16 pm_timer_port;       /* 0: none */
@@ -18,6 +19,7 @@ struct acpi_facts {
 	u64 reset_address;
 	u8 reset_value;
 	u32 n_cpus;              /* enabled local APICs in the MADT, at least 1 */
+	u32 apic_id[ACPI_MAX_CPUS]; /* of the first of these */
 	u32 n_ioapics;
 	u32 ioapic[ACPI_MAX_IOAPICS]; /* physical addresses */
 	u64 lapic;               /* physical address of the xAPIC page */

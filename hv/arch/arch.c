@@ -10,13 +10,6 @@
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
 
-#define APIC_TPR 0x80
-#define APIC_EOI 0xb0
-#define APIC_SVR 0xf0
-#define APIC_ISR 0x100
-#define APIC_ICR 0x300
-#define APIC_ICR_HIGH 0x310
-#define APIC_LVT_TIMER 0x320
 #define APIC_LVT_MASKED BIT(16)
 #define ICR_INIT_ALL_BUT_SELF 0x000c4500 /* INIT, assert, edge, shorthand "all excluding self" */
 
@@ -52,21 +45,11 @@ static void quiet_interrupts(void)
 	outb(0xa1, 0xff);
 	for (u32 i = 0; i < a->n_ioapics; i++)
 		mask_ioapic(a->ioapic[i]);
-	if (!(apic_base & APIC_BASE_ENABLE)) {
-		apic_base |= APIC_BASE_ENABLE;
-		wrmsr(MSR_IA32_APIC_BASE, apic_base);
-	}
 	if (!(apic_base & APIC_BASE_X2APIC) && paging_map_mmio(hpa(apic_base & (BIT(52) - PAGE_SIZE)), PAGE_SIZE)) {
 		log_err("cpu", "no memory to map the local APIC");
 		return;
 	}
-	cpu_apic_write(APIC_SVR, 0x1ff); /* enabled, spurious vector 255 */
-	cpu_apic_write(APIC_TPR, 0);
-	cpu_apic_write(APIC_LVT_TIMER, APIC_LVT_MASKED | 0xff);
-	/* What was in service when interrupts went off would block others for ever. */
-	for (u32 i = 0; i < 8; i++)
-		while (cpu_apic_read(APIC_ISR + 16 * i))
-			cpu_apic_write(APIC_EOI, 0);
+	cpu_apic_init();
 }
 
 /* Parks the other CPUs in wait-for-SIPI: firmware leaves them in loops that read memory which is ours now. */
@@ -74,21 +57,14 @@ static void park_others(void)
 {
 	if (acpi_facts()->n_cpus < 2)
 		return;
-	if (rdmsr(MSR_IA32_APIC_BASE) & APIC_BASE_X2APIC) {
-		wrmsr(MSR_X2APIC_BASE + (APIC_ICR >> 4), ICR_INIT_ALL_BUT_SELF);
-		return;
-	}
-	cpu_apic_write(APIC_ICR_HIGH, 0);
-	cpu_apic_write(APIC_ICR, ICR_INIT_ALL_BUT_SELF);
-	for (u32 i = 0; i < 100000 && cpu_apic_read(APIC_ICR) & BIT(12); i++)
-		cpu_pause();
+	cpu_send_ipi(0, ICR_INIT_ALL_BUT_SELF);
 }
 
 static void report(const struct boot_info *bi)
 {
 	struct frame_stats m = frame_stats();
 
-	log_info("cpu", "%s, %u CPU(s) of which 1 is used", caps.cpu_name, caps.n_cpus);
+	log_info("cpu", "%s, %u CPU(s)", caps.cpu_name, caps.n_cpus);
 	if (caps.usable) /* what is missing otherwise is told by hv_main(), where it matters */
 		log_info("cpu", "VT-x usable:%s%s%s%s%s%s", caps.vpid ? " VPID" : "", caps.pml ? " PML" : "",
 			caps.tsc_scaling ? " TSC-scaling" : "", caps.apicv ? " APICv" : "",
@@ -102,11 +78,17 @@ static void report(const struct boot_info *bi)
 			log_err("boot", "%s", bi->files[i].error);
 }
 
+static __noreturn void stop_host(void)
+{
+	cpu_stop_others();
+	cpu_stop();
+}
+
 void arch_init(struct boot_info *bi)
 {
 	uart_init();
 	log_sink = uart_write;
-	bug_stop = cpu_stop;
+	bug_stop = stop_host;
 	cpu_check(&caps);
 	cpu_init_tables();
 	cpu_init_state(&caps);

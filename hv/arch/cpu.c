@@ -5,8 +5,6 @@
 
 #include <string.h>
 
-#define N_IST 7
-
 /* Stacks grow down into a page that paging_init() unmaps. */
 struct ist_stack {
 	u8 guard[PAGE_SIZE];
@@ -15,7 +13,7 @@ struct ist_stack {
 static struct {
 	u8 guard[PAGE_SIZE];
 	u8 main[MAIN_STACK_SIZE];
-	struct ist_stack ist[N_IST];
+	struct ist_stack ist[CPU_N_IST];
 } stacks __attribute__((aligned(PAGE_SIZE)));
 
 /* SDM "64-Bit Mode IDT". */
@@ -29,26 +27,25 @@ static struct gate idt[256] __attribute__((aligned(16)));
 extern const u8 trap_stubs[];
 
 static struct cpu cpu0 __attribute__((aligned(64)));
-/* The C library's thread block: self pointer first, stack-protector canary and errno inside. */
-static u64 tcb[64] __attribute__((aligned(64)));
+struct cpu *cpus[MAX_CPUS] = { &cpu0 };
+u32 n_cpus = 1;
 
-u64 cpu_fs_base(void)
+u64 cpu_boot_fs_base(void)
 {
-	tcb[0] = (uintptr_t)tcb;
-	return (uintptr_t)tcb;
+	cpu0.tcb[0] = (uintptr_t)cpu0.tcb;
+	return cpu0.tcb[0];
 }
 
-u64 cpu_gdt_base(void) { return (uintptr_t)cpu0.gdt; }
+u64 cpu_gdt_base(void) { return (uintptr_t)this_cpu()->gdt; }
 u64 cpu_idt_base(void) { return (uintptr_t)idt; }
-u64 cpu_tss_base(void) { return (uintptr_t)&cpu0.tss; }
-u64 cpu_gs_base(void) { return (uintptr_t)&cpu0; }
+u64 cpu_tss_base(void) { return (uintptr_t)&this_cpu()->tss; }
 u64 cpu_main_stack_top(void) { return (uintptr_t)stacks.main + MAIN_STACK_SIZE; }
 
 u64 cpu_guard_page(unsigned i)
 {
 	if (i == 0)
 		return (uintptr_t)stacks.guard;
-	return i <= N_IST ? (uintptr_t)stacks.ist[i - 1].guard : 0;
+	return i <= CPU_N_IST ? (uintptr_t)stacks.ist[i - 1].guard : 0;
 }
 
 static unsigned ist_of(unsigned vector)
@@ -64,42 +61,50 @@ static unsigned ist_of(unsigned vector)
 	}
 }
 
-void cpu_load_tables(void)
+void cpu_load(struct cpu *c)
 {
-	struct desc_ptr g = { sizeof(cpu0.gdt) - 1, cpu_gdt_base() }, i = { sizeof(idt) - 1, cpu_idt_base() };
+	struct desc_ptr g = { sizeof(c->gdt) - 1, (uintptr_t)c->gdt }, i = { sizeof(idt) - 1, cpu_idt_base() };
 
 	lgdt(&g);
 	__asm__ volatile("pushq %0\n\tlea 1f(%%rip), %%rax\n\tpushq %%rax\n\tlretq\n1:\n\t"
 		"mov %1, %%ss\n\tmov %1, %%ds\n\tmov %1, %%es\n\tmov %2, %%fs\n\tmov %2, %%gs"
 		: : "i"(SEL_CODE), "r"(SEL_DATA), "r"(0) : "rax", "memory");
-	wrmsr(MSR_IA32_FS_BASE, cpu_fs_base());
-	wrmsr(MSR_IA32_GS_BASE, cpu_gs_base());
+	wrmsr(MSR_IA32_FS_BASE, (uintptr_t)c->tcb);
+	wrmsr(MSR_IA32_GS_BASE, (uintptr_t)c);
 	lidt(&i);
 	lldt(0);
-	cpu0.gdt[SEL_TSS / 8] &= ~BIT(41); /* not busy: LTR wants an available TSS */
+	c->gdt[SEL_TSS / 8] &= ~BIT(41); /* not busy: LTR wants an available TSS */
 	ltr(SEL_TSS);
+}
+
+void cpu_make(struct cpu *c, u32 id, u64 stack_low, u64 stack_top, u64 first_ist)
+{
+	u64 tss = (uintptr_t)&c->tss, limit = sizeof(struct tss) - 1;
+
+	c->self = c;
+	c->id = id;
+	c->stack_low = stack_low;
+	c->stack_top = stack_top;
+	c->tcb[0] = (uintptr_t)c->tcb;
+	c->gdt[SEL_CODE / 8] = 0x00af9b000000ffff; /* 64-bit code, DPL 0, accessed */
+	c->gdt[SEL_DATA / 8] = 0x00cf93000000ffff;
+	c->gdt[SEL_TSS / 8] = limit | (tss & 0xffffff) << 16 | 0x89ull << 40 | (tss >> 24 & 0xff) << 56;
+	c->gdt[SEL_TSS / 8 + 1] = tss >> 32;
+	c->tss.iopb = sizeof(struct tss);
+	for (unsigned i = 0; i < CPU_N_IST; i++)
+		c->tss.ist[i] = first_ist + i * sizeof(struct ist_stack) + sizeof(struct ist_stack);
 }
 
 void cpu_init_tables(void)
 {
-	u64 tss = cpu_tss_base(), limit = sizeof(struct tss) - 1;
-
-	cpu0.self = &cpu0;
-	cpu0.stack_top = cpu_main_stack_top();
-	cpu0.gdt[SEL_CODE / 8] = 0x00af9b000000ffff; /* 64-bit code, DPL 0, accessed */
-	cpu0.gdt[SEL_DATA / 8] = 0x00cf93000000ffff;
-	cpu0.gdt[SEL_TSS / 8] = limit | (tss & 0xffffff) << 16 | 0x89ull << 40 | (tss >> 24 & 0xff) << 56;
-	cpu0.gdt[SEL_TSS / 8 + 1] = tss >> 32;
-	cpu0.tss.iopb = sizeof(struct tss);
-	for (unsigned i = 0; i < N_IST; i++)
-		cpu0.tss.ist[i] = (uintptr_t)stacks.ist[i].stack + IST_STACK_SIZE;
+	cpu_make(&cpu0, 0, (uintptr_t)stacks.main, cpu_main_stack_top(), (uintptr_t)stacks.ist);
 	for (unsigned v = 0; v < ARRAY_SIZE(idt); v++) {
 		u64 at = (uintptr_t)trap_stubs + v * 16;
 
 		idt[v] = (struct gate){ .offset0 = at, .selector = SEL_CODE, .ist = ist_of(v), .type = 0x8e,
 			.offset1 = at >> 16, .offset2 = at >> 32 };
 	}
-	cpu_load_tables();
+	cpu_load(&cpu0);
 }
 
 void cpu_init_state(const struct host_caps *caps)
@@ -126,11 +131,22 @@ void cpu_init_state(const struct host_caps *caps)
 	write_cr4(cr4);
 	if (cr4 & CR4_OSXSAVE) {
 		xsetbv(0, caps->xcr0);
-		cpu0.host_xcr0 = caps->xcr0;
+		this_cpu()->host_xcr0 = caps->xcr0;
 	}
 	__asm__ volatile("fninit");
-	cpu0.apic_id = f1.ebx >> 24;
 }
+
+#define APIC_ID 0x20
+#define APIC_TPR 0x80
+#define APIC_EOI 0xb0
+#define APIC_SVR 0xf0
+#define APIC_ISR 0x100
+#define APIC_ICR 0x300
+#define APIC_ICR_HIGH 0x310
+#define APIC_LVT_TIMER 0x320
+#define APIC_LVT_MASKED BIT(16)
+#define APIC_TIMER_TSC_DEADLINE (2u << 17)
+#define ICR_PENDING BIT(12)
 
 u32 cpu_apic_read(u32 offset)
 {
@@ -151,9 +167,77 @@ void cpu_apic_write(u32 offset, u32 val)
 		mmio_write32((void *)(uintptr_t)((base & ~0xfffull & (BIT(52) - 1)) + offset), val);
 }
 
+void cpu_send_ipi(u32 apic_id, u32 icr)
+{
+	if (rdmsr(MSR_IA32_APIC_BASE) & APIC_BASE_X2APIC) {
+		/* Unlike the MMIO register, this write does not wait for earlier stores (SDM "MSR Access in x2APIC Mode"). */
+		__asm__ volatile("mfence; lfence" : : : "memory");
+		wrmsr(MSR_X2APIC_BASE + (APIC_ICR >> 4), (u64)apic_id << 32 | icr);
+		return;
+	}
+	cpu_apic_write(APIC_ICR_HIGH, apic_id << 24);
+	cpu_apic_write(APIC_ICR, icr);
+	for (u32 i = 0; i < 100000 && cpu_apic_read(APIC_ICR) & ICR_PENDING; i++)
+		cpu_pause();
+}
+
+void cpu_apic_init(void)
+{
+	u64 base = rdmsr(MSR_IA32_APIC_BASE);
+
+	if (!(base & APIC_BASE_ENABLE))
+		wrmsr(MSR_IA32_APIC_BASE, base | APIC_BASE_ENABLE);
+	cpu_apic_write(APIC_SVR, 0x1ff); /* enabled, spurious vector 255 */
+	cpu_apic_write(APIC_TPR, 0);
+	cpu_apic_write(APIC_LVT_TIMER, host_caps()->tsc_deadline ? APIC_TIMER_TSC_DEADLINE | VEC_TIMER : APIC_LVT_MASKED | 0xff);
+	/* What was in service when interrupts went off would block others for ever. */
+	for (u32 i = 0; i < 8; i++)
+		while (cpu_apic_read(APIC_ISR + 16 * i))
+			cpu_apic_write(APIC_EOI, 0);
+	base = cpu_apic_read(APIC_ID);
+	this_cpu()->apic_id = rdmsr(MSR_IA32_APIC_BASE) & APIC_BASE_X2APIC ? base : base >> 24;
+}
+
+void cpu_sleep(u64 deadline_tsc)
+{
+	if (!host_caps()->tsc_deadline) {
+		cpu_pause();
+	} else {
+		/* SDM "TSC-Deadline Mode": in xAPIC mode the LVT write is to be ordered before; it was long ago. */
+		wrmsr(MSR_IA32_TSC_DEADLINE, deadline_tsc);
+		__asm__ volatile("sti; hlt; cli" : : : "memory"); /* nothing gets between STI and HLT */
+		wrmsr(MSR_IA32_TSC_DEADLINE, 0);
+	}
+	__atomic_store_n(&this_cpu()->idle, false, __ATOMIC_SEQ_CST);
+}
+
+bool cpu_wake(struct cpu *c)
+{
+	if (!__atomic_exchange_n(&c->idle, false, __ATOMIC_SEQ_CST))
+		return false;
+	if (c != this_cpu())
+		cpu_send_ipi(c->apic_id, ICR_WAKE);
+	return true;
+}
+
+bool cpu_stopping;
+
+void cpu_stop_others(void)
+{
+	__atomic_store_n(&cpu_stopping, true, __ATOMIC_SEQ_CST);
+	for (u32 i = 0; i < n_cpus; i++)
+		if (cpus[i] != this_cpu())
+			cpu_send_ipi(cpus[i]->apic_id, ICR_NMI);
+}
+
 void cpu_machine_check(void)
 {
 	__asm__ volatile("int %0" : : "i"(VEC_MC) : "memory");
+}
+
+void cpu_nmi(void)
+{
+	__asm__ volatile("int %0" : : "i"(VEC_NMI) : "memory");
 }
 
 void cpu_stop(void)

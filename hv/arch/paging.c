@@ -146,6 +146,14 @@ int paging_map_mmio(hpa_t at, u64 len)
 	return err;
 }
 
+int paging_map_code(u64 at, bool code)
+{
+	int err = map_range(at, at + PAGE_SIZE, code ? PTE_P | PTE_A : RAM);
+
+	load();
+	return err;
+}
+
 int paging_unmap_page(u64 va)
 {
 	int err = map_range(ALIGN_DOWN(va, PAGE_SIZE), ALIGN_DOWN(va, PAGE_SIZE) + PAGE_SIZE, 0);

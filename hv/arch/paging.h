@@ -7,5 +7,7 @@
 void paging_init(const struct boot_info *bi);
 /* Makes [at, at + len) mapped, RW NX, uncached (PCD|PWT = PAT entry 3, UC). Rounded outward to pages. -E_NOMEM, -E_RANGE. */
 int paging_map_mmio(hpa_t at, u64 len) __must_check;
+/* Makes the page of RAM at `at` executable and read-only, or data again. -E_NOMEM. */
+int paging_map_code(u64 at, bool code) __must_check;
 /* Removes one 4 KiB page (guard pages). -E_NOMEM. */
 int paging_unmap_page(u64 va) __must_check;

@@ -5,6 +5,8 @@
 #include "hv/lib/log.h"
 
 extern const u8 ImageBase[], _text[], _etext[];
+extern bool cpu_stopping;
+void (*cpu_kick_hook)(void);
 extern const s32 _ex_table[][2], _ex_table_end[][2];
 
 static const char *const vector_names[32] = {
@@ -28,7 +30,7 @@ static void dump(const struct trap_frame *f)
 	const u64 base = (uintptr_t)ImageBase, text = (uintptr_t)_text, etext = (uintptr_t)_etext;
 	const char *name = f->vector < 32 && vector_names[f->vector] ? vector_names[f->vector] : "interrupt";
 	const struct cpu *c = this_cpu();
-	u64 low = c->stack_top - MAIN_STACK_SIZE;
+	u64 low = c->stack_low;
 	unsigned shown = 0;
 
 	log_err("cpu", "EXCEPTION %llu (%s) error %#llx in the hypervisor, CPU %u; this host stops",
@@ -47,7 +49,7 @@ static void dump(const struct trap_frame *f)
 	log_err("cpu", "r13 %016llx r14 %016llx r15 %016llx cr3 %016llx", (unsigned long long)f->r13,
 		(unsigned long long)f->r14, (unsigned long long)f->r15, (unsigned long long)read_cr3());
 	if (f->rsp < low && f->rsp + PAGE_SIZE >= low)
-		log_err("cpu", "the main stack (%u KiB) has overflowed", MAIN_STACK_SIZE >> 10);
+		log_err("cpu", "the main stack (%llu KiB) has overflowed", (unsigned long long)(c->stack_top - low) >> 10);
 	/* Return addresses on the main stack, as far as words on it look like it. */
 	for (u64 sp = ALIGN_UP(f->rsp, 8); sp >= low && sp + 8 <= c->stack_top && shown < 16; sp += 8) {
 		u64 w = *(const u64 *)sp;
@@ -66,8 +68,17 @@ void trap_handle(struct trap_frame *f)
 	u64 fixup;
 
 	if (f->vector == VEC_NMI) {
-		/* Kicks and stray NMIs; what they are for is looked at in the run loop. Nothing may be logged here. */
+		/* A kick, or a stray NMI; nothing may be logged here. */
 		this_cpu()->nmi_count++;
+		if (cpu_stopping)
+			cpu_stop();
+		/* It came after the last look at what is pending: the entry that follows must end at once. */
+		if (this_cpu()->running && cpu_kick_hook)
+			cpu_kick_hook();
+		return;
+	}
+	if (f->vector >= VEC_WAKE) {
+		cpu_apic_write(0xb0, 0); /* EOI */
 		return;
 	}
 	if (f->vector == VEC_GP) {
@@ -80,6 +91,7 @@ void trap_handle(struct trap_frame *f)
 	if (dying)
 		cpu_stop(); /* the report itself faulted */
 	dying = true;
+	cpu_stop_others();
 	dump(f);
 	log_flush();
 	cpu_stop();

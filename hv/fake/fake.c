@@ -5,6 +5,7 @@
 #include "hv/lib/clock.h"
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
+#include "hv/vm/sched.h"
 #include "hv/vm/vcpu.h"
 #include "hv/vmx/vmcs.h"
 #include "hv/vmx/vmx.h"
@@ -24,7 +25,11 @@ struct vmx_config vmx_config = { .proc2 = PROC2_RDTSCP, .tsc_scaling = true };
 u64 host_tsc(void) { return fake_tsc_now; }
 u64 host_tsc_hz(void) { return FAKE_TSC_HZ; }
 u64 now_us(void) { return fake_tsc_now / (FAKE_TSC_HZ / 1000000); }
-u64 wall_seconds(void) { return 1700000000 + fake_tsc_now / FAKE_TSC_HZ; }
+bool fake_wall_synced;
+s64 fake_wall_shift_us;
+u64 wall_us(void) { return 1700000000000000 + fake_tsc_now / (FAKE_TSC_HZ / 1000000) + (u64)fake_wall_shift_us; }
+u64 wall_seconds(void) { return wall_us() / 1000000; }
+bool wall_synced(void) { return fake_wall_synced; }
 
 void log_guard(void) { }
 void log_raw(const char *buf, size_t len) { }
@@ -92,6 +97,20 @@ const struct host_caps *host_caps(void)
 	return &caps;
 }
 void cpu_machine_check(void) { fake_machine_checks++; }
+void cpu_nmi(void) { }
+struct cpu fake_cpu;
+struct cpu *cpus[MAX_CPUS] = { &fake_cpu };
+u32 n_cpus = 1;
+u32 fake_kicks; /* NMIs sent */
+void cpu_send_ipi(u32 apic_id, u32 icr) { fake_kicks++; }
+void vmx_vmcs_set_cpu(void) { }
+void sched_wake(void) { }
+void sched_wake_service(void) { }
+void sched_lock(void) { }
+void sched_unlock(void) { }
+__attribute__((weak)) void vm_hold(struct vm *vm) { vm->hold++; }
+__attribute__((weak)) void vm_unhold(struct vm *vm) { vm->hold--; }
+void sched_self_migrate(struct vm *vm) { }
 u32 cpu_apic_read(u32 offset) { return 0; }
 void cpu_apic_write(u32 offset, u32 val) { }
 

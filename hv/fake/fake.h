@@ -6,6 +6,9 @@
 /* Host TSC; 1 GHz. Tests move it by hand. */
 extern u64 fake_tsc_now;
 #define FAKE_TSC_HZ 1000000000ull
+/* Whether the wall clock is one that time servers vouch for, and how far it is off 1,700,000,000 s plus the TSC. */
+extern bool fake_wall_synced;
+extern s64 fake_wall_shift_us;
 /* Gives the frame allocator that much memory (multiple of 2 MiB), once per process. */
 void fake_memory(u64 bytes);
 /* What boot_info_get() returns; tests put image files there. */

@@ -2,6 +2,7 @@
 #include "hv/fake/vdev_fake.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 struct vdev *vdev_fake_add(struct vm *vm, const struct vdev_type *type, unsigned instance)
 {
@@ -32,7 +33,7 @@ struct vm *vdev_fake_vm(void)
 	vm->tsc_mult = BIT(48);
 	vm->state = RS_RUNNING;
 	vm->debug_exit_code = -1;
-	vm->next_deadline = VDEV_NEVER;
+	memset(vm->next_deadline, 0xff, sizeof(vm->next_deadline));
 	v->vm = vm;
 	vm->vcpus[0] = v;
 	vm->n_vcpus = 1;

@@ -2,6 +2,7 @@
 #include "hv/lib/log.h"
 #include "hv/lib/clock.h"
 #include "hv/lib/err.h"
+#include "hv/lib/spinlock.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -14,6 +15,7 @@
 static char ring[LOG_RING_BYTES];
 static u64 written; /* bytes ever logged */
 static u64 drained; /* of these, given to the sink */
+static struct spinlock lock; /* of all of it */
 static bool polled; /* log_poll() is being called: no need to wait for a slow UART */
 
 size_t (*log_sink)(const char *buf, size_t len, bool wait);
@@ -80,26 +82,34 @@ void log_line(enum log_level level, const char *subsys, const char *fmt, ...)
 	for (int i = 0; i < n; i++)
 		if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
 			line[i] = '?';
+	spin_lock_or_not(&lock);
 	put(line, n);
 	put("\r\n", 2);
 	drain(!polled);
+	spin_unlock(&lock);
 }
 
 void log_raw(const char *buf, size_t len)
 {
+	spin_lock_or_not(&lock);
 	put(buf, len);
 	drain(!polled);
+	spin_unlock(&lock);
 }
 
 void log_poll(void)
 {
 	polled = true;
+	spin_lock_or_not(&lock);
 	drain(false);
+	spin_unlock(&lock);
 }
 
 void log_flush(void)
 {
+	spin_lock_or_not(&lock);
 	drain(true);
+	spin_unlock(&lock);
 }
 
 size_t log_read(u64 *pos, char *buf, size_t len)

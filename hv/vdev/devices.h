@@ -26,6 +26,8 @@ u8 lapic_cr8(struct vdev *lapic);
 void lapic_set_cr8(struct vdev *lapic, u8 cr8);
 /* A message from the IO-APIC or an IPI: delivers to all matching vCPUs of vm. mode: 0 fixed 1 lowest 2 SMI 4 NMI 5 INIT 6 SIPI 7 ExtINT. */
 void lapic_deliver(struct vm *vm, u32 dest, bool logical, u8 mode, u8 vector, bool level);
+/* INIT: as after reset, but for the APIC ID and IA32_APIC_BASE (SDM "Local APIC State After It Receives an INIT-Deassert IPI"). */
+void lapic_init_reset(struct vdev *lapic);
 /* Current APIC base MSR: MMIO page address and whether xAPIC MMIO is on. */
 u64 lapic_base(struct vdev *lapic);
 
@@ -53,4 +55,6 @@ void pm_reset_control(struct vdev *pm, bool write, u64 *val);
 /* --- vCPU side services that the LAPIC needs (hv/vm/vcpu.c; fake in tests) --- */
 struct vdev *vcpu_lapic(struct vcpu *vcpu);
 void vcpu_nmi(struct vcpu *vcpu);
+void vcpu_init(struct vcpu *vcpu);
+void vcpu_sipi(struct vcpu *vcpu, u8 vector);
 unsigned vcpu_id(const struct vcpu *vcpu);

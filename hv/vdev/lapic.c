@@ -247,7 +247,16 @@ static void lapic_receive(struct lapic *l, u8 mode, u8 vector, bool level)
 	case MODE_EXTINT:
 		lapic_check(l); /* the PIC's request is asked for at the next entry */
 		break;
-	default: /* SMI: no SMM here. INIT, SIPI: no second vCPU to start. */
+	case MODE_INIT: case MODE_SIPI: {
+		struct vcpu *v = vm_vcpu(l->dev.vm, l->dev.instance);
+
+		if (v && mode == MODE_INIT)
+			vcpu_init(v);
+		else if (v)
+			vcpu_sipi(v, vector);
+		break;
+	}
+	default: /* SMI: no SMM here */
 		log_guest(LOG_WARN, "lapic", "vCPU %u: interrupt message with delivery mode %u ignored",
 			  lapic_id(l), mode);
 	}
@@ -646,6 +655,16 @@ static void lapic_reset(struct vdev *dev)
 		l->s.lvt[LVT_LINT0] = MODE_EXTINT << 8;
 		l->s.lvt[LVT_LINT1] = MODE_NMI << 8;
 	}
+}
+
+void lapic_init_reset(struct vdev *dev)
+{
+	struct lapic *l = lapic_of(dev);
+	u64 base = l->s.base;
+
+	lapic_power_up(l);
+	l->s.base = base;
+	vdev_arm(dev, VDEV_NEVER);
 }
 
 static bool lapic_timer_valid(const struct lapic *l)

@@ -7,5 +7,5 @@
 int board_create(struct vm *vm, struct error *e) __must_check;
 void board_reset(struct vm *vm);
 void board_destroy(struct vm *vm);
-/* Calls timer() of every device whose deadline (guest TSC) has come. */
-void board_run_timers(struct vm *vm, u64 now);
+/* Calls timer() of every device that this vCPU looks after and whose deadline (guest TSC) has come. */
+void board_run_timers(struct vm *vm, unsigned vcpu, u64 now);

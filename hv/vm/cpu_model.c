@@ -7,7 +7,12 @@
 const struct cpu_word_place cpu_word_places[CPU_WORDS] = {
 	[CPU_1C] = { 1, 0, 2 }, [CPU_1D] = { 1, 0, 3 }, [CPU_7B] = { 7, 0, 1 }, [CPU_7C] = { 7, 0, 2 }, [CPU_7D] = { 7, 0, 3 },
 	[CPU_XSAVE] = { 0xd, 1, 0 }, [CPU_81C] = { 0x80000001, 0, 2 }, [CPU_81D] = { 0x80000001, 0, 3 },
+	[CPU_87D] = { 0x80000007, 0, 3 },
 };
+
+/* Linux takes the TSC for its clock if it sees this, and KVM's clock otherwise: that is the better one for guests that move,
+ * because the kernel then knows that it was stopped. So it is shown only where cpu= asks for it. */
+#define NONSTOP_TSC "nonstop_tsc"
 
 /* Every feature that a guest may see, under its name in Linux, with what it makes no sense without. What is missing here is
  * hidden: SGX, TSX, MPX, RDT, PT, LA57, PKU, WAITPKG, CET, AMX, XSAVES, MONITOR, VMX and what is newer. */
@@ -38,6 +43,7 @@ static const struct feature { const char *name; u8 word, bit; const char *needs;
 	{ "avx512_vpopcntdq", CPU_7C, 14, "avx512f" }, { "rdpid", CPU_7C, 22 },
 	{ "avx512_4vnniw", CPU_7D, 2, "avx512f" }, { "avx512_4fmaps", CPU_7D, 3, "avx512f" }, { "fsrm", CPU_7D, 4 },
 	{ "avx512_vp2intersect", CPU_7D, 8, "avx512f" }, { "md_clear", CPU_7D, 10 },
+	{ NONSTOP_TSC, CPU_87D, 8 },
 };
 
 /* The baselines: the levels of the x86-64 psABI, with what kernels want besides and every CPU of that level has. Each begins
@@ -183,6 +189,8 @@ int cpu_model_parse(const char *spec, struct cpu_model *m, struct error *e)
 		else
 			set_bit(&added, f, true);
 	}
+	if (m->host && !has(&added, find(NONSTOP_TSC, strlen(NONSTOP_TSC))))
+		set_bit(&m->remove, find(NONSTOP_TSC, strlen(NONSTOP_TSC)), true);
 	for (unsigned w = 0; w < CPU_WORDS; w++)
 		m->set.word[w] = (m->set.word[w] & ~m->remove.word[w]) | added.word[w];
 	for (size_t i = 0; i < ARRAY_SIZE(features); i++) {

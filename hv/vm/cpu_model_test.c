@@ -106,6 +106,13 @@ static void the_host_as_it_is(void **state)
 	parse("host,-xsave");
 	assert_int_equal(cpu_model_apply(&m, &host, &out, &e), 0);
 	assert_true(!shows(&out, "avx") && !shows(&out, "fma") && !shows(&out, "avx512bw") && !shows(&out, "xsaveopt"));
+	host.word[CPU_87D] = 1u << 8;
+	parse("host");
+	assert_int_equal(cpu_model_apply(&m, &host, &out, &e), 0);
+	assert_int_equal(out.word[CPU_87D], 0);
+	parse("host,+nonstop_tsc");
+	assert_int_equal(cpu_model_apply(&m, &host, &out, &e), 0);
+	assert_int_equal(out.word[CPU_87D], 1u << 8);
 	parse("host,+sha_ni");
 	assert_int_equal(cpu_model_apply(&m, &host, &out, &e), -E_UNSUPPORTED);
 	assert_non_null(strstr(e.text, "sha_ni"));

@@ -3,6 +3,7 @@
 #include "hv/arch/x86.h"
 #include "hv/lib/clock.h"
 #include "hv/vm/cpu_model.h"
+#include "hv/vm/kvmclock.h"
 #include "hv/vm/vm_clock.h"
 #include "hv/vmx/vmx.h"
 
@@ -23,6 +24,7 @@
 #define F7B_AVX512F BIT(16)
 #define F7C_RDPID BIT(22)
 #define F81D_RDTSCP BIT(27)
+#define F87D_INVARIANT_TSC BIT(8)
 #define KVM_SIGNATURE_LEAF 0x40000000u
 
 static void add(struct cpuid_table *t, u32 leaf, u32 subleaf, struct cpuid_regs r)
@@ -51,6 +53,7 @@ static void host_features(struct cpu_features *f)
 		f->word[w] = ((u32[]){ r.eax, r.ebx, r.ecx, r.edx })[p->reg] & cpu_features_known()->word[w];
 	}
 	f->word[CPU_7B] |= F7B_TSC_ADJUST; /* emulated, whether the CPU has it or not */
+	f->word[CPU_87D] |= F87D_INVARIANT_TSC; /* no host without it is used (hv/arch/caps.c) */
 	/* Without their control these take #UD in a guest, whatever the CPU can do. */
 	if (!(vmx_config.proc2 & PROC2_RDTSCP)) {
 		f->word[CPU_81D] &= ~(u32)F81D_RDTSCP;
@@ -130,9 +133,9 @@ int cpuid_build(struct vm *vm, struct error *e)
 	/* Crystal = TSC: Linux then needs no calibration, and the APIC timer runs at this rate. */
 	add(t, 0x15, 0, (struct cpuid_regs){ 1, 1, hz, 0 });
 	add(t, 0x16, 0, (struct cpuid_regs){ mhz, mhz, 100, 0 });
-	/* KVM's signature with no features yet: it is how stock kernels learn that x2APIC works without interrupt remapping. */
+	/* KVM's signature: also how stock kernels learn that x2APIC works without interrupt remapping. */
 	add(t, KVM_SIGNATURE_LEAF, 0, (struct cpuid_regs){ KVM_SIGNATURE_LEAF + 1, 0x4b4d564b, 0x564b4d56, 0x4d });
-	add(t, KVM_SIGNATURE_LEAF + 1, 0, (struct cpuid_regs){ 0 });
+	add(t, KVM_SIGNATURE_LEAF + 1, 0, (struct cpuid_regs){ .eax = KVMCLOCK_FEATURES | KVM_FEATURE_NOP_IO_DELAY });
 	r = cpuid(0x80000000, 0);
 	add(t, 0x80000000, 0, (struct cpuid_regs){ 0x80000008, 0, 0, 0 });
 	u32 ext = r.eax;
@@ -141,7 +144,7 @@ int cpuid_build(struct vm *vm, struct error *e)
 	for (u32 leaf = 0x80000002; leaf <= 0x80000004 && leaf <= ext; leaf++)
 		add(t, leaf, 0, cpuid(leaf, 0));
 	add(t, 0x80000006, 0, cpuid(0x80000006, 0));
-	add(t, 0x80000007, 0, (struct cpuid_regs){ .edx = BIT(8) }); /* invariant TSC */
+	add(t, 0x80000007, 0, (struct cpuid_regs){ .edx = f.word[CPU_87D] });
 	r = cpuid(0x80000008, 0);
 	add(t, 0x80000008, 0, (struct cpuid_regs){ MIN(r.eax & 0xff, 46u) | 48 << 8, 0, 0, 0 });
 	return cpuid_index(vm, e);
@@ -326,14 +329,14 @@ int vm_cpu_compat_check(const u8 *buf, size_t len, struct error *e)
 	if (rc)
 		return rc == -E_INVAL ? -E_PROTO : rc;
 	here.config.vcpus = CONFIG_MAX_VCPUS; /* with what several of them show */
+	strcpy(here.config.cpu, "host,+nonstop_tsc");
 	BUG_ON(cpuid_build(&here, NULL));
 	rc = check_features(&guest, &here, e);
-	u32 lacks = (cpuid_guest(&guest, 0xd, 0, 0) & ~cpuid_guest(&here, 0xd, 0, 0)) |
-		    (cpuid_guest(&guest, 0x80000007, 0, 3) & ~cpuid_guest(&here, 0x80000007, 0, 3));
+	u32 lacks = cpuid_guest(&guest, 0xd, 0, 0) & ~cpuid_guest(&here, 0xd, 0, 0);
 
 	if (!rc && lacks)
-		rc = error_set(e, E_UNSUPPORTED, "this host's CPU lacks state components or power features (CPUID 0xd or 0x80000007, bits "
-			       "%#x) that the guest was shown when it started: choose a host with the same or a newer CPU", lacks);
+		rc = error_set(e, E_UNSUPPORTED, "this host's CPU lacks state components (CPUID 0xd, bits %#x) that the guest was shown when "
+			       "it started: choose a host with the same or a newer CPU", lacks);
 	u32 seen = cpuid_guest(&guest, 0x80000008, 0, 0) & 0xff, ours = cpuid_guest(&here, 0x80000008, 0, 0) & 0xff;
 
 	if (!rc && seen > ours)

@@ -9,6 +9,7 @@ int dirty_start(struct vm *vm)
 	u64 words = guest_gfn_end(vm) / 64;
 
 	BUG_ON(vm->dirty);
+	vm_hold(vm);
 	if (ept_split_all(&vm->ept))
 		goto nomem;
 	vm->dirty = heap_calloc(words, 8);
@@ -18,11 +19,13 @@ int dirty_start(struct vm *vm)
 	/* Start clean: drop what was dirty before. */
 	ept_harvest_dirty(&vm->ept, vm->dirty);
 	memset(vm->dirty, 0, words * 8);
-	vm->ept_flush = true;
+	vm->ept_generation++;
+	vm_unhold(vm);
 	return 0;
 nomem:
 	ept_join_all(&vm->ept);
-	vm->ept_flush = true;
+	vm->ept_generation++;
+	vm_unhold(vm);
 	return -E_NOMEM;
 }
 
@@ -30,27 +33,30 @@ void dirty_stop(struct vm *vm)
 {
 	if (!vm->dirty)
 		return;
+	vm_hold(vm);
 	heap_free(vm->dirty);
 	vm->dirty = NULL;
 	vm->dirty_words = 0;
 	ept_join_all(&vm->ept);
-	vm->ept_flush = true;
+	vm->ept_generation++;
+	vm_unhold(vm);
 }
 
 void dirty_mark(struct vm *vm, u64 gfn)
 {
 	if (vm->dirty && gfn / 64 < vm->dirty_words)
-		vm->dirty[gfn / 64] |= BIT(gfn % 64);
+		__atomic_fetch_or(&vm->dirty[gfn / 64], BIT(gfn % 64), __ATOMIC_RELAXED); /* from any CPU */
 }
 
 u64 dirty_harvest(struct vm *vm, u64 *bitmap)
 {
 	u64 added = 0;
 
+	vm_hold(vm);
 	/* Guest writes join our own in the log; then the log moves. The INVEPT before the next entry makes the CPU
 	 * set D again (SDM "Accessed and Dirty Flags for EPT": a cached translation with D set is not written back). */
 	ept_harvest_dirty(&vm->ept, vm->dirty);
-	vm->ept_flush = true;
+	vm->ept_generation++;
 	for (u64 w = 0; w < vm->dirty_words; w++) {
 		u64 fresh = vm->dirty[w] & ~bitmap[w];
 
@@ -60,5 +66,6 @@ u64 dirty_harvest(struct vm *vm, u64 *bitmap)
 		bitmap[w] |= vm->dirty[w];
 		vm->dirty[w] = 0;
 	}
+	vm_unhold(vm);
 	return added;
 }

@@ -91,7 +91,7 @@ static void debug_exception(struct vcpu *v, const struct vmexit *x)
 static enum vmexit_ret x_exception(struct vcpu *v, const struct vmexit *x)
 {
 	if (INTR_TYPE(x->intr_info) == INTR_NMI) {
-		this_cpu()->nmi_count++;
+		cpu_nmi(); /* through the IDT: its IRET opens the way for the next one */
 		return VMEXIT_RESUME;
 	}
 	switch (x->intr_info & 0xff) {
@@ -301,7 +301,8 @@ static enum vmexit_ret x_broken(struct vcpu *v, const struct vmexit *x)
 	return VMEXIT_KILL;
 }
 
-static const struct { const char *name; enum vmexit_ret (*fn)(struct vcpu *, const struct vmexit *); } table[] = {
+/* locked: it touches devices. The others touch nothing but their vCPU. */
+static const struct { const char *name; enum vmexit_ret (*fn)(struct vcpu *, const struct vmexit *); bool locked; } table[] = {
 	[X_EXCEPTION_NMI] = { "exception or NMI", x_exception },
 	[X_EXT_INT] = { "external interrupt", x_ext_int },
 	[X_TRIPLE_FAULT] = { "triple fault", x_triple_fault },
@@ -315,16 +316,16 @@ static const struct { const char *name; enum vmexit_ret (*fn)(struct vcpu *, con
 	[X_RDPMC] = { "RDPMC", x_gp },
 	[X_VMCALL] = { "VMCALL", x_vmcall },
 	[X_VMX_FIRST ... X_VMX_LAST] = { "VMX instruction", x_undefined },
-	[X_CR] = { "control register", x_cr },
-	[X_IO] = { "I/O", x_io },
-	[X_RDMSR] = { "RDMSR", x_rdmsr },
-	[X_WRMSR] = { "WRMSR", x_wrmsr },
+	[X_CR] = { "control register", x_cr, true },
+	[X_IO] = { "I/O", x_io, true },
+	[X_RDMSR] = { "RDMSR", x_rdmsr, true },
+	[X_WRMSR] = { "WRMSR", x_wrmsr, true },
 	[X_ENTRY_GUEST] = { "VM entry: invalid guest state", x_broken },
 	[X_ENTRY_MSR] = { "VM entry: MSR loading", x_broken },
 	[X_MWAIT] = { "MWAIT", x_undefined }, /* not shown by CPUID */
 	[X_MONITOR] = { "MONITOR", x_undefined },
 	[X_ENTRY_MC] = { "VM entry: machine check", x_machine_check },
-	[X_EPT_VIOLATION] = { "EPT violation", x_ept_violation },
+	[X_EPT_VIOLATION] = { "EPT violation", x_ept_violation, true },
 	[X_EPT_MISCONFIG] = { "EPT misconfiguration", x_broken },
 	[X_INVEPT] = { "INVEPT", x_undefined },
 	[X_PREEMPTION] = { "preemption timer", x_resume },
@@ -346,7 +347,7 @@ static __attribute__((noinline, cold)) void dump(struct vcpu *v, const struct vm
 	const char *who = v->vm->config.name;
 	const u64 *r = v->s.gpr;
 
-	if (!vm_is_dead(v->vm))
+	if (!vm_is_dead(v->vm) && !v->vm->want_kill)
 		vm_kill(v->vm, "exit %u (%s) is not handled", x->reason, exit_name(x->reason));
 	log_err(who, "exit %u (%s) qualification %#llx length %u", x->reason, exit_name(x->reason),
 		(unsigned long long)x->qual, x->inst_len);
@@ -362,10 +363,18 @@ static __attribute__((noinline, cold)) void dump(struct vcpu *v, const struct vm
 
 void exit_handle(struct vcpu *v, const struct vmexit *x)
 {
-	v->vm->exits++;
+	v->exits++;
 	v->exit_counts[x->reason < ARRAY_SIZE(v->exit_counts) ? x->reason : ARRAY_SIZE(v->exit_counts) - 1]++;
 	if (x->reason < ARRAY_SIZE(table) && table[x->reason].fn) {
-		switch (table[x->reason].fn(v, x)) {
+		bool locked = table[x->reason].locked;
+		enum vmexit_ret ret;
+
+		if (locked)
+			vm_lock(v->vm);
+		ret = table[x->reason].fn(v, x);
+		if (locked)
+			vm_unlock(v->vm);
+		switch (ret) {
 		case VMEXIT_ADVANCE:
 			vcpu_advance(v, x->inst_len);
 			return;

@@ -3,12 +3,12 @@
  * when somebody is about to use them (services, log formatting) or another guest runs. */
 #include "hv/vm/vcpu.h"
 #include "hv/arch/caps.h"
+#include "hv/arch/percpu.h"
 #include "hv/arch/x86.h"
 #include "hv/lib/log.h"
 
 #include <string.h>
 
-static struct vcpu *fpu_owner; /* of the one CPU; becomes per-CPU with the second */
 static u64 host_xcr0, guest_mask;
 extern void (*log_guard_hook)(void);
 
@@ -40,11 +40,11 @@ static void xrstor(const u8 *area, u64 mask)
 
 void fpu_release(void)
 {
-	struct vcpu *v = fpu_owner;
+	struct vcpu *v = this_cpu()->fpu_owner;
 
 	if (!v)
 		return;
-	fpu_owner = NULL;
+	this_cpu()->fpu_owner = NULL;
 	/* Under the host's XCR0, so that state of components that the guest has switched off is kept too. */
 	xsetbv(0, host_xcr0);
 	xsave(v->xsave_area, host_xcr0);
@@ -55,18 +55,18 @@ void fpu_release(void)
 
 void fpu_acquire(struct vcpu *v)
 {
-	if (fpu_owner == v)
+	if (this_cpu()->fpu_owner == v)
 		return;
 	fpu_release();
 	xsetbv(0, host_xcr0);
 	xrstor(v->xsave_area, host_xcr0);
 	xsetbv(0, v->s.xcr0);
-	fpu_owner = v;
+	this_cpu()->fpu_owner = v;
 }
 
 void fpu_drop(struct vcpu *v)
 {
-	if (fpu_owner == v)
+	if (this_cpu()->fpu_owner == v)
 		fpu_release();
 }
 
@@ -75,7 +75,7 @@ int fpu_xsetbv(struct vcpu *v, u64 xcr0)
 	if (!fpu_xcr0_ok(xcr0, guest_mask))
 		return -E_INVAL;
 	v->s.xcr0 = xcr0;
-	if (fpu_owner == v)
+	if (this_cpu()->fpu_owner == v)
 		xsetbv(0, xcr0);
 	return 0;
 }

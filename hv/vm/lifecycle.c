@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "hv/vm/lifecycle.h"
 #include "hv/arch/caps.h"
+#include "hv/arch/percpu.h"
 #include "hv/lib/clock.h"
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
@@ -9,6 +10,7 @@
 #include "hv/vm/cpuid.h"
 #include "hv/vm/guest_mem.h"
 #include "hv/vm/load.h"
+#include "hv/vm/sched.h"
 #include "hv/vm/vcpu.h"
 #include "hv/vm/vm_clock.h"
 
@@ -97,10 +99,13 @@ struct vm *vm_define(const struct guest_config *cfg, struct error *e)
 	vm->number = ++last_number;
 	vm->state = RS_PRELAUNCH;
 	vm->debug_exit_code = -1;
-	vm->next_deadline = VDEV_NEVER;
+	vm->ept_generation = 1;
+	memset(vm->next_deadline, 0xff, sizeof(vm->next_deadline)); /* VDEV_NEVER */
 	vm->next_self_migration = SELF_MIGRATION_OFF;
 	snprintf(vm->owner_name, sizeof(vm->owner_name), "-");
+	sched_lock();
 	vms[slot] = vm;
+	sched_unlock();
 	return vm;
 }
 
@@ -140,24 +145,36 @@ struct vm *vm_create(const struct guest_config *cfg, struct error *e)
 	return vm;
 }
 
+u64 vm_exits(const struct vm *vm)
+{
+	u64 n = vm->exits_before;
+
+	for (unsigned i = 0; i < vm->n_vcpus; i++)
+		n += vm->vcpus[i]->exits;
+	return n;
+}
+
 void vm_release(struct vm *vm)
 {
+	BUG_ON(vm->state == RS_RUNNING && n_cpus > 1);
 	for (unsigned i = 0; i < VM_MAX_VCPUS; i++)
 		if (vm->vcpus[i])
 			vcpu_destroy(vm->vcpus[i]);
 	vm->n_vcpus = 0;
 	board_destroy(vm);
 	guest_mem_destroy(vm);
-	vm->next_deadline = VDEV_NEVER;
+	memset(vm->next_deadline, 0xff, sizeof(vm->next_deadline));
 }
 
 void vm_destroy(struct vm *vm)
 {
 	BUG_ON(vm->mig);
 	vm_release(vm);
+	sched_lock();
 	for (unsigned i = 0; i < VM_MAX; i++)
 		if (vms[i] == vm)
 			vms[i] = NULL;
+	sched_unlock();
 	frame_free_n(vm->console, CONSOLE_RING_BYTES / PAGE_SIZE);
 	heap_free(vm);
 }
@@ -189,7 +206,7 @@ static int boot_guest(struct vm *vm, struct error *e)
 	if (rc)
 		return rc;
 	vcpu_load_state(vm->vcpus[0]);
-	vm->want_reset = vm->want_poweroff = vm->attention = false;
+	vm->want_reset = vm->want_poweroff = vm->want_kill = vm->want_self_migration = vm->attention = false;
 	vm_clock_start(vm);
 	vm->state = RS_RUNNING;
 	return 0;
@@ -205,16 +222,15 @@ int vm_start(struct vm *vm, struct error *e)
 		return error_set(e, E_STATE, "guest %s lives on host %s now: start or stop it there", vm->config.name, vm->owner_name);
 	if (vm->state != RS_PRELAUNCH && !vm_is_dead(vm))
 		return error_set(e, E_STATE, "guest %s is %s already", vm->config.name, vm_run_state_name(vm->state));
-	if (vm->config.vcpus > 1)
-		return error_set(e, E_UNSUPPORTED, "guest %s: vcpus=%u is not possible. This version runs guests with vcpus=1",
-				 vm->config.name, vm->config.vcpus);
 	vm_release(vm);
+	vm_hold(vm);
 	rc = populate(vm, e);
 	if (!rc)
 		rc = boot_guest(vm, e);
 	if (rc) {
-		vm_release(vm);
 		vm->state = RS_SHUTDOWN;
+		vm_release(vm);
+		vm_unhold(vm);
 		snprintf(vm->reason, sizeof(vm->reason), "%s", e ? e->text : "could not be started");
 		vm_state_changed(vm);
 		return rc;
@@ -223,13 +239,14 @@ int vm_start(struct vm *vm, struct error *e)
 	vm->epoch++;
 	snprintf(vm->owner_name, sizeof(vm->owner_name), "%s", host_name);
 	vm->reason[0] = 0;
-	vm->exits = 0;
+	vm->exits_before = 0;
 	vm->debug_exit_code = -1;
 	vm->started_us = now_us();
 	vm->next_self_migration = self_migrate_exits ? self_migrate_exits : SELF_MIGRATION_OFF;
 	log_info("guest", "%s: started, %llu MiB, %u vCPU, epoch %llu", vm->config.name,
 		 (unsigned long long)vm->ram_bytes >> 20, vm->config.vcpus, (unsigned long long)vm->epoch);
 	vm_state_changed(vm);
+	vm_unhold(vm);
 	return 0;
 }
 
@@ -237,6 +254,7 @@ void vm_stop(struct vm *vm, const char *reason)
 {
 	if (vm_is_dead(vm) || !vm_is_populated(vm))
 		return;
+	vm_hold(vm);
 	vm_clock_stop(vm);
 	vm->state = RS_SHUTDOWN;
 	vm->attention = true;
@@ -244,6 +262,7 @@ void vm_stop(struct vm *vm, const char *reason)
 	snprintf(vm->reason, sizeof(vm->reason), "%s", reason);
 	log_info("guest", "%s: shutdown (%s)", vm->config.name, reason);
 	vm_state_changed(vm);
+	vm_unhold(vm);
 }
 
 int vm_reset(struct vm *vm, struct error *e)
@@ -256,11 +275,13 @@ int vm_reset(struct vm *vm, struct error *e)
 	/* A guest whose move is undecided is paused here, and must not run (mig/). */
 	if (!vm->owner)
 		return error_set(e, E_STATE, "guest %s is not this host's to reset: its owner is %s", vm->config.name, vm->owner_name);
+	vm_hold(vm);
 	rc = boot_guest(vm, e);
 	if (rc)
 		vm_kill(vm, "reset failed: %s", e ? e->text : "image cannot be loaded");
 	else
 		log_guest(LOG_INFO, "guest", "%s: reset", vm->config.name);
+	vm_unhold(vm);
 	return rc;
 }
 
@@ -280,13 +301,15 @@ static void reset_as_asked(struct vm *vm)
 void vm_pause(struct vm *vm, enum run_state state)
 {
 	BUG_ON(state != RS_PAUSED && state != RS_FINISH_MIGRATE);
+	vm_hold(vm);
 	if (vm->want_reset && vm->state == RS_RUNNING)
 		reset_as_asked(vm); /* now, or a paused guest's move would lose it */
-	if (vm->state != RS_RUNNING && vm->state != RS_PAUSED)
-		return;
-	vm_clock_stop(vm);
-	vm->state = state;
-	vm_state_changed(vm);
+	if (vm->state == RS_RUNNING || vm->state == RS_PAUSED) {
+		vm_clock_stop(vm);
+		vm->state = state;
+		vm_state_changed(vm);
+	}
+	vm_unhold(vm);
 }
 
 int vm_resume(struct vm *vm, struct error *e)
@@ -297,43 +320,63 @@ int vm_resume(struct vm *vm, struct error *e)
 		return error_set(e, E_STATE, "guest %s is %s: use start", vm->config.name, vm_run_state_name(vm->state));
 	if (vm->state == RS_RUNNING)
 		return 0;
+	vm_hold(vm);
 	vm_clock_start(vm);
 	vm->reason[0] = 0;
 	vm->state = RS_RUNNING;
 	if (vm->next_self_migration == SELF_MIGRATION_OFF && self_migrate_exits)
-		vm->next_self_migration = vm->exits + self_migrate_exits;
+		vm->next_self_migration = vm->vcpus[0]->exits + self_migrate_exits;
 	vm_state_changed(vm);
+	vm_unhold(vm);
 	return 0;
+}
+
+static void kill_now(struct vm *vm)
+{
+	vm_hold(vm);
+	vm_clock_stop(vm);
+	vm->state = RS_INTERNAL_ERROR;
+	log_err("guest", "%s: internal-error (%s)", vm->config.name, vm->reason);
+	vm_state_changed(vm);
+	vm_unhold(vm);
+}
+
+static void want(struct vm *vm, bool *what)
+{
+	*what = true;
+	__atomic_store_n(&vm->attention, true, __ATOMIC_SEQ_CST);
+	sched_wake_service();
 }
 
 void vm_kill(struct vm *vm, const char *fmt, ...)
 {
 	va_list ap;
 
-	if (vm_is_dead(vm))
+	if (vm_is_dead(vm) || vm->want_kill)
 		return;
-	vm_clock_stop(vm);
-	vm->state = RS_INTERNAL_ERROR;
 	log_guard();
 	va_start(ap, fmt);
 	vsnprintf(vm->reason, sizeof(vm->reason), fmt, ap);
 	va_end(ap);
-	log_err("guest", "%s: internal-error (%s)", vm->config.name, vm->reason);
-	vm_state_changed(vm);
+	/* In a vCPU's run loop, or in one of its devices: the service CPU does it when nothing of the guest is on a stack. */
+	if (this_cpu()->running || spin_is_locked(&vm->lock))
+		want(vm, &vm->want_kill);
+	else
+		kill_now(vm);
 }
 
 void vm_request_reset(struct vm *vm, const char *reason)
 {
-	vm->want_reset = vm->attention = true;
+	want(vm, &vm->want_reset);
 	log_guard();
 	log_guest(LOG_INFO, "guest", "%s: asks for a reset (%s)", vm->config.name, reason);
 }
 
 void vm_request_poweroff(struct vm *vm, const char *reason)
 {
-	vm->want_poweroff = vm->attention = true;
 	log_guard();
 	snprintf(vm->reason, sizeof(vm->reason), "%s", reason);
+	want(vm, &vm->want_poweroff);
 }
 
 struct vcpu *vm_vcpu(struct vm *vm, unsigned id)
@@ -346,20 +389,45 @@ unsigned vm_vcpu_count(const struct vm *vm)
 	return vm->n_vcpus;
 }
 
-/* Done between slices, when nothing of the guest is on the stack. */
-void lifecycle_poll(struct vm *vm)
+static void self_migrate(struct vm *vm)
+{
+	if (vm->state != RS_RUNNING)
+		return;
+	if (!vm->mig) { /* else it just runs on: a move is under way */
+		sched_self_migrate(vm);
+		vm->self_migrations++;
+	}
+	if (vm_is_populated(vm))
+		vm->next_self_migration = vm->vcpus[0]->exits + self_migrate_exits;
+}
+
+static void attend(struct vm *vm)
 {
 	char reason[sizeof(vm->reason)];
 
-	if (vm->want_poweroff && !vm_is_dead(vm)) {
+	if (vm->want_kill && !vm_is_dead(vm)) {
+		kill_now(vm);
+	} else if (vm->want_poweroff && !vm_is_dead(vm)) {
 		memcpy(reason, vm->reason, sizeof(reason));
 		vm_stop(vm, reason);
 	} else if (vm->want_reset && vm->state == RS_RUNNING) {
 		if (host_tsc() < vm->reset_after)
 			return; /* it stands still until then */
 		reset_as_asked(vm);
+	} else if (vm->want_self_migration) {
+		self_migrate(vm);
 	}
-	vm->want_poweroff = vm->want_reset = vm->attention = false;
+	vm->want_kill = vm->want_poweroff = vm->want_reset = vm->want_self_migration = vm->attention = false;
+}
+
+/* Done between slices, when nothing of the guest is on the stack. */
+void lifecycle_poll(struct vm *vm)
+{
+	if (__atomic_load_n(&vm->attention, __ATOMIC_SEQ_CST)) {
+		vm_hold(vm);
+		attend(vm);
+		vm_unhold(vm);
+	}
 	if (vm_is_dead(vm) && vm_is_populated(vm) && !vm->mig)
 		vm_release(vm);
 }

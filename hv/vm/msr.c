@@ -3,6 +3,7 @@
 #include "hv/arch/x86.h"
 #include "hv/lib/log.h"
 #include "hv/vdev/devices.h"
+#include "hv/vm/kvmclock.h"
 #include "hv/vmx/vmcs.h"
 #include "hv/vmx/vmx.h"
 
@@ -47,6 +48,7 @@ static void set_tsc_adjust(struct vcpu *v, u64 adjust)
 	v->s.tsc_adjust = adjust;
 	if (!rc && deadline)
 		(void)!deadline_fn(v, MSR_IA32_TSC_DEADLINE, true, &deadline);
+	kvmclock_tsc_moved(v->vm);
 }
 
 static int tsc_fn(struct vcpu *v, u32 msr, bool write, u64 *val)
@@ -160,6 +162,7 @@ static const struct msr_policy {
 	{ MSR_IA32_PAT, MSR_IA32_PAT, NULL, true, true },
 	{ MSR_IA32_MTRR_DEF_TYPE, MSR_IA32_MTRR_DEF_TYPE, mtrr_fn },
 	{ MSR_IA32_EFER, MSR_IA32_FMASK, NULL, true, true },
+	{ MSR_KVM_WALL_CLOCK_NEW, MSR_KVM_SYSTEM_TIME_NEW, kvmclock_msr },
 	{ MSR_IA32_FS_BASE, MSR_IA32_TSC_AUX, NULL, true, true },
 };
 
@@ -191,6 +194,7 @@ int msr_write(struct vcpu *v, u32 msr, u64 val)
 
 void msr_reset(struct vcpu *v)
 {
+	kvmclock_reset(v);
 	v->s.pat = PAT_RESET;
 	v->s.misc_enable = MISC_ENABLE_RESET;
 	/* As firmware leaves it: MTRRs on, everything write-back; stock kernels complain when they are off. */

@@ -6,36 +6,151 @@
 #include "hv/lib/log.h"
 #include "hv/vm/lifecycle.h"
 #include "hv/vm/vcpu.h"
+#include "hv/vmx/vmx.h"
 #include "mig/mig.h"
 #include "net/net.h"
 
 #define SLICE_MIN_HZ 1000 /* a slice is at least 1/1000 s ... */
 #define SLICE_MAX_HZ 50   /* ... and at most 1/50 s, so that the network is looked at often enough */
+#define SLICE_AP_HZ 250   /* where there is no network to look at: how long others wait at most */
+#define POLL_HZ 20000     /* an idle service CPU looks at the network so often */
+#define SLEEP_HZ 10       /* no other CPU sleeps longer */
+#define WEIGHT 100        /* of a guest that says nothing */
 
-static bool has_work(struct vm *vm)
+static struct spinlock lock;
+
+void sched_lock(void) { spin_lock(&lock); }
+void sched_unlock(void) { spin_unlock(&lock); }
+
+void sched_wake(void)
 {
-	struct vcpu *v = vm->n_vcpus ? vm->vcpus[0] : NULL;
-
-	if (!v || vm->state != RS_RUNNING)
-		return false;
-	return v->s.activity == 0 || v->irq_check || vm_tsc(vm) >= vm->next_deadline;
+	/* One that sleeps is enough: there is one vCPU more to run. The boot CPU runs guests only if it is alone. */
+	for (u32 i = n_cpus > 1; i < n_cpus; i++)
+		if (__atomic_load_n(&cpus[i]->idle, __ATOMIC_SEQ_CST) && cpu_wake(cpus[i]))
+			return;
 }
 
-static void run_guest(struct vm *vm, u64 slice, u64 self_migrate_exits)
+void sched_wake_service(void)
 {
-	struct vcpu *v = vm->vcpus[0];
-	u64 start = host_tsc();
+	if (__atomic_load_n(&cpus[0]->idle, __ATOMIC_SEQ_CST))
+		cpu_wake(cpus[0]);
+}
 
-	vcpu_run(v, start + slice);
-	v->run_tsc += host_tsc() - start;
-	if (vm->exits >= vm->next_self_migration && vm->state == RS_RUNNING) {
-		if (!vm->mig) { /* else it just runs on: a move is under way */
-			fpu_release();
-			mig_self(vm);
-			vm->self_migrations++;
+/* The runnable vCPU with the least time, or NULL. *until is lowered to the host TSC at which a timer of a halted one is due. */
+static struct vcpu *pick(u64 *until)
+{
+	struct vcpu *best = NULL;
+	u64 now = host_tsc();
+	unsigned more = 0;
+
+	spin_lock(&lock);
+	for (unsigned i = 0; i < VM_MAX; i++) {
+		struct vm *vm = vms[i];
+
+		if (!vm || vm->state != RS_RUNNING || vm->hold || vm->attention)
+			continue;
+		for (unsigned n = 0; n < vm->n_vcpus; n++) {
+			struct vcpu *v = vm->vcpus[n];
+
+			if (v->on_cpu)
+				continue;
+			if (vcpu_runnable(v)) {
+				more++;
+				if (!best || v->vruntime < best->vruntime)
+					best = v;
+			} else if (vm->next_deadline[n] != VDEV_NEVER) {
+				u64 left = vm->next_deadline[n] - vm_tsc(vm);
+
+				/* Guest ticks; where the host's are shorter it wakes early, which does no harm. */
+				*until = MIN(*until, (s64)left > 0 ? now + left : now);
+			}
 		}
-		vm->next_self_migration = vm->exits + self_migrate_exits;
 	}
+	if (best)
+		__atomic_store_n(&best->on_cpu, true, __ATOMIC_SEQ_CST);
+	spin_unlock(&lock);
+	if (more > 1)
+		sched_wake();
+	return best;
+}
+
+static u64 latest; /* vruntime of the one that was picked last */
+
+/* until: somebody must look then whether another vCPU is to run. */
+static void run(struct vcpu *v, u64 slice, u64 until)
+{
+	u64 start = host_tsc(), ran, weight = v->vm->config.weight ? v->vm->config.weight : WEIGHT;
+
+	/* One that slept long is ahead of the others by a slice, not by all that it has slept through. */
+	v->vruntime = MAX(v->vruntime, latest > slice ? latest - slice : 0);
+	latest = v->vruntime;
+	vcpu_run(v, MIN(start + slice, until));
+	ran = host_tsc() - start;
+	v->run_tsc += ran;
+	v->vruntime += ran * WEIGHT / weight;
+	if (n_cpus > 1)
+		vcpu_put(v); /* whoever is next, it may be another CPU */
+	__atomic_store_n(&v->on_cpu, false, __ATOMIC_SEQ_CST);
+}
+
+/* vm_hold() and vm_unhold(): a vCPU that somebody has picked before it saw hold leaves at once. */
+void vm_hold(struct vm *vm)
+{
+	spin_lock(&lock);
+	__atomic_add_fetch(&vm->hold, 1, __ATOMIC_SEQ_CST);
+	spin_unlock(&lock);
+	if (n_cpus == 1)
+		return;
+	for (unsigned i = 0; i < vm->n_vcpus; i++) {
+		vcpu_kick(vm->vcpus[i]);
+		while (__atomic_load_n(&vm->vcpus[i]->on_cpu, __ATOMIC_SEQ_CST))
+			cpu_pause();
+	}
+}
+
+void vm_unhold(struct vm *vm)
+{
+	struct vcpu *v = this_cpu()->current;
+
+	if (n_cpus > 1 && v && v->vm == vm)
+		vcpu_put(v);
+	__atomic_sub_fetch(&vm->hold, 1, __ATOMIC_SEQ_CST);
+	for (unsigned i = 0; n_cpus > 1 && i < vm->n_vcpus; i++)
+		sched_wake();
+}
+
+void sched_run_guests(void)
+{
+	struct cpu *c = this_cpu();
+	struct error e = { 0 };
+
+	if (vmx_on(&e)) {
+		log_err("cpu", "CPU %u runs no guests: %s", c->id, e.text);
+		__atomic_store_n(&c->started, true, __ATOMIC_SEQ_CST);
+		return;
+	}
+	__atomic_store_n(&c->started, true, __ATOMIC_SEQ_CST);
+	for (;;) {
+		u64 until = host_tsc() + host_tsc_hz() / SLEEP_HZ;
+		struct vcpu *v = pick(&until);
+
+		if (!v) {
+			__atomic_store_n(&c->idle, true, __ATOMIC_SEQ_CST);
+			v = pick(&until); /* what came before idle was seen woke nobody */
+			if (!v) {
+				cpu_sleep(until);
+				continue;
+			}
+			__atomic_store_n(&c->idle, false, __ATOMIC_SEQ_CST);
+		}
+		run(v, host_tsc_hz() / SLICE_AP_HZ, until);
+	}
+}
+
+void sched_self_migrate(struct vm *vm)
+{
+	fpu_release();
+	mig_self(vm);
 }
 
 static bool all_dead(void)
@@ -52,41 +167,61 @@ static bool all_dead(void)
 	return any;
 }
 
+/* One turn of everything that is not a guest. */
+static bool services(void)
+{
+	bool busy;
+
+	fpu_release();
+	log_poll();
+	busy = net_poll();
+	busy |= mig_poll();
+	for (unsigned i = 0; i < VM_MAX; i++)
+		if (vms[i])
+			busy |= vm_service(vms[i]);
+	return busy;
+}
+
+/* A vCPU or a device on another CPU wants something of the services. */
+static bool called(void)
+{
+	for (unsigned i = 0; i < VM_MAX; i++)
+		if (vms[i] && (__atomic_load_n(&vms[i]->kicked, __ATOMIC_SEQ_CST) || __atomic_load_n(&vms[i]->attention, __ATOMIC_SEQ_CST)))
+			return true;
+	return false;
+}
+
 void sched_run(const struct config *c)
 {
+	struct cpu *cpu = this_cpu();
 	u64 slice_min = host_tsc_hz() / SLICE_MIN_HZ, slice_max = host_tsc_hz() / SLICE_MAX_HZ;
 
 	for (;;) {
-		u64 start = host_tsc();
-		bool busy, ran = false;
+		u64 start = host_tsc(), until = start + host_tsc_hz() / POLL_HZ, took;
+		bool busy = services();
+		struct vcpu *v = NULL;
 
-		fpu_release();
-		log_poll();
-		busy = net_poll();
-		busy |= mig_poll();
+		took = host_tsc() - start;
+		if (busy)
+			service_ticks += took;
+		if (n_cpus == 1)
+			v = pick(&until);
+		/* Guests get as much as the services just took: a move cannot starve them. */
+		if (v)
+			run(v, busy ? MIN(MAX(took, slice_min), slice_max) : slice_min, ~0ull);
 		for (unsigned i = 0; i < VM_MAX; i++)
 			if (vms[i])
-				busy |= vm_service(vms[i]);
-		if (busy)
-			service_ticks += host_tsc() - start;
-		/* Guests get as much as the services just took: a move cannot starve them. */
-		u64 slice = busy ? MIN(MAX(host_tsc() - start, slice_min), slice_max) : slice_min;
-
-		for (unsigned i = 0; i < VM_MAX; i++) {
-			if (!vms[i])
-				continue;
-			if (has_work(vms[i])) {
-				run_guest(vms[i], slice, c->self_migrate_exits);
-				ran = true;
-			}
-			lifecycle_poll(vms[i]);
+				lifecycle_poll(vms[i]);
+		if (v || busy)
+			continue;
+		if (c->quit_when_idle && all_dead()) {
+			log_info("hv", "all guests have ended: powering off");
+			machine_poweroff();
 		}
-		if (!ran && !busy) {
-			if (c->quit_when_idle && all_dead()) {
-				log_info("hv", "all guests have ended: powering off");
-				machine_poweroff();
-			}
-			cpu_pause();
-		}
+		__atomic_store_n(&cpu->idle, true, __ATOMIC_SEQ_CST);
+		if (called())
+			__atomic_store_n(&cpu->idle, false, __ATOMIC_SEQ_CST);
+		else
+			cpu_sleep(until);
 	}
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "hv/vm/vcpu.h"
+#include "hv/arch/cpu.h"
 #include "hv/arch/x86.h"
 #include "hv/lib/clock.h"
 #include "hv/lib/log.h"
@@ -9,6 +10,7 @@
 #include "hv/vm/cpuid.h"
 #include "hv/vm/exit.h"
 #include "hv/vm/msr.h"
+#include "hv/vm/sched.h"
 #include "hv/vm/vm_clock.h"
 #include "hv/vmx/event.h"
 #include "hv/vmx/vmcs.h"
@@ -16,9 +18,8 @@
 
 #include <string.h>
 
-/* The vCPU whose VMCS, MSRs, CR2 and debug registers are in the one CPU's hardware; per-CPU with the second CPU. */
-static struct vcpu *current;
-static u32 vpids_used; /* bit per VPID 1..31 */
+#define VPIDS (VM_MAX * VM_MAX_VCPUS + 1)
+static u64 vpids_used[VPIDS / 64 + 1] = { 1 }; /* bit per VPID; 0 is the host's */
 
 /* Bits of CR0 and CR4 that the host owns: VMX fixes NE and VMXE; caching is EPT's business. Without MCE a machine check
  * would not come to the host but shut the machine down. */
@@ -27,15 +28,32 @@ static u32 vpids_used; /* bit per VPID 1..31 */
 
 #define ACTIVITY_ACTIVE 0u
 #define ACTIVITY_HLT 1u
+#define ACTIVITY_WAIT_SIPI 3u /* SDM "Guest Non-Register State"; the numbers are the VMCS's */
 
 unsigned vcpu_id(const struct vcpu *v) { return v->id; }
 struct vdev *vcpu_lapic(struct vcpu *v) { return v->lapic; }
-void vcpu_irq_check(struct vcpu *v) { v->irq_check = true; }
+
+/* The order matters: first what it is to see, then the look at whether it needs to be told. */
+void vcpu_kick(struct vcpu *v)
+{
+	if (v == this_cpu()->running)
+		return;
+	if (__atomic_load_n(&v->in_guest, __ATOMIC_SEQ_CST))
+		cpu_send_ipi(v->cpu->apic_id, ICR_NMI);
+	else if (!__atomic_load_n(&v->on_cpu, __ATOMIC_SEQ_CST))
+		sched_wake();
+}
+
+void vcpu_irq_check(struct vcpu *v)
+{
+	__atomic_store_n(&v->irq_check, true, __ATOMIC_SEQ_CST);
+	vcpu_kick(v);
+}
 
 void vcpu_nmi(struct vcpu *v)
 {
 	v->s.nmi_pending = 1;
-	v->irq_check = true;
+	vcpu_irq_check(v);
 }
 
 /* --- registers that the VMCS does not hold --- */
@@ -74,14 +92,38 @@ static void live_load(struct vcpu *v)
 	write_dr6(v->s.dr6);
 }
 
+void vcpu_put(struct vcpu *v)
+{
+	struct cpu *c = this_cpu();
+
+	fpu_drop(v);
+	if (c->current != v)
+		return;
+	live_save(v);
+	vmx_vmcs_clear(v->vmcs);
+	v->launched = false;
+	c->current = NULL;
+}
+
 static void make_current(struct vcpu *v)
 {
-	if (current == v)
+	struct cpu *c = this_cpu();
+
+	if (c->current == v)
 		return;
-	if (current)
-		live_save(current);
-	current = v;
+	if (c->current && n_cpus > 1)
+		vcpu_put(c->current); /* another CPU may want it */
+	else if (c->current)
+		live_save(c->current);
+	c->current = v;
 	vmx_vmcs_load(v->vmcs);
+	if (v->cpu != c) {
+		/* What this CPU has cached of it, it has cached before the vCPU ran elsewhere. */
+		v->cpu = c;
+		vmx_vmcs_set_cpu();
+		vmx_invvpid(v->vpid);
+		v->ept_generation = 0;
+	}
 	live_load(v);
 }
 
@@ -94,12 +136,9 @@ int vcpu_create(struct vm *vm, unsigned id)
 
 	if (!v)
 		return -E_NOMEM;
-	while (vpid < 32 && (vpids_used & BIT(vpid)))
+	while (vpid < VPIDS && (vpids_used[vpid / 64] & BIT(vpid % 64)))
 		vpid++;
-	if (vpid == 32) {
-		heap_free(v);
-		return -E_NOMEM;
-	}
+	BUG_ON(vpid == VPIDS); /* there are as many as vCPUs */
 	v->vm = vm;
 	v->id = id;
 	v->vpid = vpid;
@@ -111,7 +150,7 @@ int vcpu_create(struct vm *vm, unsigned id)
 		heap_free(v);
 		return -E_NOMEM;
 	}
-	vpids_used |= (u32)BIT(vpid);
+	vpids_used[vpid / 64] |= BIT(vpid % 64);
 	v->lapic = vm_vdev(vm, &lapic_type, id);
 	vm->vcpus[id] = v;
 	vm->n_vcpus = MAX(vm->n_vcpus, id + 1);
@@ -125,16 +164,21 @@ int vcpu_create(struct vm *vm, unsigned id)
 
 void vcpu_destroy(struct vcpu *v)
 {
+	struct cpu *c = this_cpu();
+
 	fpu_drop(v);
 	vmx_vmcs_clear(v->vmcs);
-	if (current == v)
-		current = NULL;
-	vpids_used &= ~(u32)BIT(v->vpid);
+	if (c->current == v)
+		c->current = NULL;
+	v->vm->exits_before += v->exits;
+	vpids_used[v->vpid / 64] &= ~BIT(v->vpid % 64);
 	v->vm->vcpus[v->id] = NULL;
 	frame_free(v->vmcs);
 	frame_free(v->xsave_area);
 	heap_free(v);
 }
+
+static struct vcpu_state init_scratch[MAX_CPUS]; /* too large for a stack */
 
 /* SDM "Processor State After Reset". */
 void vcpu_reset(struct vcpu *v)
@@ -161,7 +205,76 @@ void vcpu_reset(struct vcpu *v)
 	s->xsave[25] = 0x1f;
 	s->xsave[512] = 3; /* x87 and SSE are valid */
 	msr_reset(v);
+	if (v->id)
+		s->activity = ACTIVITY_WAIT_SIPI; /* an application processor (SDM "MP Initialization") */
 	vcpu_load_state(v);
+}
+
+/* SDM "Processor State After Reset", column INIT: what it leaves alone is kept. */
+static void vcpu_init_reset(struct vcpu *v)
+{
+	struct vcpu_state *old = &init_scratch[this_cpu()->id];
+
+	vcpu_sync_state(v);
+	*old = v->s;
+	vcpu_reset(v);
+	v->s.xcr0 = old->xcr0;
+	v->s.tsc_aux = old->tsc_aux;
+	v->s.tsc_adjust = old->tsc_adjust;
+	v->s.misc_enable = old->misc_enable;
+	v->s.mtrr_def_type = old->mtrr_def_type;
+	v->s.pat = old->pat;
+	v->s.star = old->star;
+	v->s.lstar = old->lstar;
+	v->s.cstar = old->cstar;
+	v->s.fmask = old->fmask;
+	v->s.kernel_gs_base = old->kernel_gs_base;
+	v->s.cr0 |= old->cr0 & (CR0_CD | CR0_NW);
+	memcpy(v->s.mtrr_fixed, old->mtrr_fixed, sizeof(old->mtrr_fixed));
+	memcpy(v->s.mtrr_var, old->mtrr_var, sizeof(old->mtrr_var));
+	memcpy(v->s.xsave, old->xsave, sizeof(old->xsave));
+	v->s.sipi_pending = old->sipi_pending;
+	v->s.activity = ACTIVITY_WAIT_SIPI;
+	lapic_init_reset(v->lapic);
+	vcpu_load_state(v);
+}
+
+void vcpu_init(struct vcpu *v)
+{
+	v->s.init_pending = 1;
+	v->s.sipi_pending = 0;
+	vcpu_irq_check(v);
+}
+
+void vcpu_sipi(struct vcpu *v, u8 vector)
+{
+	if (!v->s.init_pending && v->s.activity != ACTIVITY_WAIT_SIPI)
+		return;
+	v->s.sipi_pending = 0x100 | vector;
+	vcpu_irq_check(v);
+}
+
+/* INIT and start-up IPI, in this order. */
+static void deliver_init(struct vcpu *v)
+{
+	if (v->s.init_pending) {
+		if (!v->id) {
+			/* The boot processor would start at the firmware that is not there. */
+			vm_request_reset(v->vm, "INIT of the boot processor");
+			v->s.init_pending = 0;
+			return;
+		}
+		vcpu_init_reset(v);
+	}
+	if (v->s.sipi_pending && v->s.activity == ACTIVITY_WAIT_SIPI) {
+		u32 vector = v->s.sipi_pending & 0xff;
+
+		vmcs_write(VMCS_GUEST_SEL(SEG_CS), vector << 8);
+		vmcs_write(VMCS_GUEST_BASE(SEG_CS), vector << 12);
+		vcpu_set_rip(v, 0);
+		v->s.sipi_pending = 0;
+		v->s.activity = ACTIVITY_ACTIVE;
+	}
 }
 
 void vcpu_set_rip(struct vcpu *v, u64 rip) { v->s.rip = rip; vmcs_write(VMCS_GUEST_RIP, rip); }
@@ -273,7 +386,7 @@ void vcpu_load_state(struct vcpu *v)
 	vmcs_write(VMCS_GUEST_ACTIVITY, ACTIVITY_ACTIVE); /* halted vCPUs are not entered: s->activity is ours */
 	vmcs_write(VMCS_ENTRY_INTR_INFO, 0);
 	vmx_invvpid(v->vpid);
-	v->vm->ept_flush = true;
+	v->ept_generation = 0;
 	v->irq_check = true;
 }
 
@@ -397,16 +510,23 @@ bool vcpu_wakes(struct vcpu *v)
 {
 	int vector;
 
-	return v->s.activity != ACTIVITY_HLT || v->s.nmi_pending || (v->s.event_info & INTR_VALID) || irq_waiting(v, &vector);
+	if (v->s.activity == ACTIVITY_WAIT_SIPI)
+		return v->s.sipi_pending || v->s.init_pending;
+	return v->s.activity != ACTIVITY_HLT || v->s.nmi_pending || v->s.init_pending || (v->s.event_info & INTR_VALID) || irq_waiting(v, &vector);
 }
 
 /* Decides what the next entry injects; what must wait gets its window. */
 static void deliver_events(struct vcpu *v)
 {
-	u32 block = vmcs_read(VMCS_GUEST_INTERRUPTIBILITY), windows = 0;
+	u32 block, windows = 0;
 	int vector;
 
-	v->irq_check = false;
+	__atomic_store_n(&v->irq_check, false, __ATOMIC_SEQ_CST);
+	if (v->s.init_pending || v->s.sipi_pending)
+		deliver_init(v);
+	if (v->s.activity == ACTIVITY_WAIT_SIPI)
+		return; /* deaf to everything else */
+	block = vmcs_read(VMCS_GUEST_INTERRUPTIBILITY);
 	if (v->s.nmi_pending) {
 		if (!(v->s.event_info & INTR_VALID) && !(block & (BLOCK_STI | BLOCK_MOV_SS | BLOCK_NMI))) {
 			v->s.nmi_pending = 0;
@@ -426,8 +546,8 @@ static void deliver_events(struct vcpu *v)
 				vector = pic_ack(vm_vdev(v->vm, &pic_type, 0));
 			v->s.event_info = (u32)(INTR_VALID | INTR_EXT << 8) | (u32)vector;
 			v->s.activity = ACTIVITY_ACTIVE;
-			v->irq_check = irq_waiting(v, &vector); /* one more behind it: look again after this entry */
-			if (v->irq_check)
+			v->irq_again = irq_waiting(v, &vector); /* one more behind it: look again after this entry */
+			if (v->irq_again)
 				windows |= PROC_INTERRUPT_WINDOW;
 		} else {
 			windows |= PROC_INTERRUPT_WINDOW;
@@ -482,47 +602,78 @@ static __attribute__((noinline)) void entry_failed(struct vcpu *v, int rc)
 		rc == 1 ? "VMfailInvalid" : "VMfailValid", rc == 1 ? 0 : vmcs_read(VMCS_INST_ERROR));
 }
 
+bool vcpu_runnable(struct vcpu *v)
+{
+	return v->s.activity == ACTIVITY_ACTIVE || __atomic_load_n(&v->irq_check, __ATOMIC_RELAXED) ||
+	       vm_tsc(v->vm) >= v->vm->next_deadline[v->id];
+}
+
 bool vcpu_run(struct vcpu *v, u64 deadline_tsc)
 {
 	struct vm *vm = v->vm;
+	struct cpu *c = this_cpu();
+	const u64 *next_deadline = &vm->next_deadline[v->id];
 	struct vmexit x;
+	bool halted = false;
 
 	make_current(v);
-	while (vm->state == RS_RUNNING && !vm->attention) {
+	c->running = v;
+	while (vm->state == RS_RUNNING && !__atomic_load_n(&vm->attention, __ATOMIC_RELAXED) &&
+	       !__atomic_load_n(&vm->hold, __ATOMIC_RELAXED)) {
 		u64 now = host_tsc(), guest_now = vm_tsc_at(vm, now), left;
 
-		if (guest_now >= vm->next_deadline)
-			board_run_timers(vm, guest_now);
+		if (guest_now >= *next_deadline) {
+			vm_lock(vm);
+			board_run_timers(vm, v->id, guest_now);
+			vm_unlock(vm);
+		}
 		if (now >= deadline_tsc)
-			return false;
-		if (v->irq_check)
+			break;
+		if (v->irq_check) {
+			vm_lock(vm);
 			deliver_events(v);
-		if (v->s.activity == ACTIVITY_HLT)
-			return true;
-		if (vm->exits >= vm->next_self_migration)
-			return false; /* the scheduler does it: nothing of the guest is on this stack */
-
+			vm_unlock(vm);
+		}
+		if (v->s.activity != ACTIVITY_ACTIVE) {
+			halted = true;
+			break;
+		}
+		if (v->exits >= vm->next_self_migration && !v->id) {
+			vm->want_self_migration = vm->attention = true; /* nothing of the guest may be on this stack */
+			break;
+		}
 		/* Always armed: nothing else is sure to end a guest that spins with interrupts off. The timer counts host
 		 * ticks; where the guest's are longer it ends early, which does no harm. */
-		left = vm->next_deadline > guest_now ? vm->next_deadline - guest_now : 0;
+		left = *next_deadline > guest_now ? *next_deadline - guest_now : 0;
 		if (vm->tsc_mult > TSC_MULT_ONE)
 			left = muldiv64(left, TSC_MULT_ONE, vm->tsc_mult);
 		left = MIN(deadline_tsc - now, left);
 		vmcs_write(VMCS_PREEMPTION_TIMER, (u32)MIN((left >> vmx_config.preemption_shift) + 1, 0xffffffffull));
+		/* From here on a kick is an NMI, which sets that timer to 0 if it comes before the entry. */
+		__atomic_store_n(&v->in_guest, true, __ATOMIC_SEQ_CST);
+		if (__atomic_load_n(&v->irq_check, __ATOMIC_SEQ_CST) || __atomic_load_n(&vm->hold, __ATOMIC_SEQ_CST)) {
+			v->in_guest = false;
+			continue;
+		}
 		if (v->s.event_info) {
 			vmcs_write(VMCS_ENTRY_INTR_INFO, v->s.event_info);
 			vmcs_write(VMCS_ENTRY_ERROR, v->s.event_error);
 			vmcs_write(VMCS_ENTRY_INST_LEN, v->s.event_len);
 			v->s.event_info = 0;
 		}
-		if (vm->ept_flush) {
+		if (v->ept_generation != vm->ept_generation) {
 			vmx_invept(ept_pointer(&vm->ept));
-			vm->ept_flush = false;
+			v->ept_generation = vm->ept_generation;
 		}
 		load_tsc_offset(v);
 		fpu_acquire(v);
 		int rc = vmx_enter(v->s.gpr, v->launched);
 
+		v->in_guest = false;
+		if (v->irq_again) {
+			v->irq_again = false;
+			v->irq_check = true;
+		}
 		if (rc) {
 			entry_failed(v, rc);
 			break;
@@ -531,5 +682,6 @@ bool vcpu_run(struct vcpu *v, u64 deadline_tsc)
 		exit_decode(v, &x);
 		exit_handle(v, &x);
 	}
-	return false;
+	c->running = NULL;
+	return halted;
 }

@@ -21,6 +21,13 @@ struct vcpu {
 	u32 proc_ctls;            /* as last written */
 	u64 tsc_offset;           /* as last written */
 	bool irq_check;           /* see vcpu_irq_check() */
+	bool irq_again;           /* more is waiting behind what is being injected: irq_check after the next exit */
+	bool in_guest;            /* about to enter, in the guest, or just out: an NMI makes it look at what is pending */
+	bool on_cpu;              /* some CPU is in vcpu_run() for it, or about to be; only then its VMCS may be loaded there */
+	struct cpu *cpu;          /* where it runs or ran last */
+	u64 ept_generation;       /* of vm's when that CPU was last flushed for it */
+	u64 exits;
+	u64 vruntime;             /* host ticks that it ran, by weight (sched.c) */
 	struct emu_cache emu_cache;
 	u64 exit_counts[80];
 	u64 run_tsc;              /* host ticks spent in the guest */
@@ -31,8 +38,14 @@ int vcpu_create(struct vm *vm, unsigned id) __must_check;
 void vcpu_destroy(struct vcpu *v);
 /* Power-on state as the SDM has it, "Processor State After Reset". */
 void vcpu_reset(struct vcpu *v);
-/* Runs the guest until host TSC deadline, or it halts, pauses, dies. true: it halted and wants to sleep until vm->next_deadline. */
+/* Runs the guest until host TSC deadline, or it halts, pauses, dies. true: it halted and wants to sleep until its next_deadline. */
 bool vcpu_run(struct vcpu *v, u64 deadline_tsc);
+/* Takes v out of this CPU's hardware (VMCLEAR and all), so that any CPU may run it next. */
+void vcpu_put(struct vcpu *v);
+/* Has v look at what is pending soon, wherever it is. */
+void vcpu_kick(struct vcpu *v);
+/* Whether it would do something if it ran now: it is not halted, something waits for it, or a timer of its devices is due. */
+bool vcpu_runnable(struct vcpu *v);
 /* Copies VMCS-held state into v->s / back. */
 void vcpu_sync_state(struct vcpu *v);
 void vcpu_load_state(struct vcpu *v);

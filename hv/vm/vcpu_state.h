@@ -23,5 +23,6 @@ struct vcpu_state {
 	u32 interruptibility, activity;
 	u32 event_info, event_error, event_len; /* VM-entry event still to be injected (0: none) */
 	u32 nmi_pending;
+	u32 init_pending, sipi_pending; /* sipi_pending: 0, or 100h + vector */
 	u8 xsave[VCPU_XSAVE_BYTES];
 };

@@ -3,7 +3,9 @@
 #include "hv/vdev/devices.h"
 #include "hv/vdev/virtio_net.h"
 #include "hv/vm/board.h"
+#include "hv/vm/sched.h"
 #include "hv/vm/vcpu.h"
+#include "hv/arch/percpu.h"
 #include "hv/mm/frame.h"
 
 struct vdev *vm_vdev(struct vm *vm, const struct vdev_type *type, unsigned instance)
@@ -14,27 +16,39 @@ struct vdev *vm_vdev(struct vm *vm, const struct vdev_type *type, unsigned insta
 	return NULL;
 }
 
+/* Whose run loop looks after a device's timer: a local APIC's its own vCPU's, all others' vCPU 0's. */
+static unsigned keeper(const struct vdev *dev)
+{
+	return dev->type == &lapic_type ? dev->instance : 0;
+}
+
 void vdev_arm(struct vdev *dev, u64 deadline)
 {
 	struct vm *vm = dev->vm;
-	u64 old = dev->deadline;
+	unsigned id = keeper(dev);
+	u64 old = dev->deadline, *next = &vm->next_deadline[id];
+	struct vcpu *v = vm_vcpu(vm, id);
 
 	dev->deadline = deadline;
-	if (deadline <= vm->next_deadline) {
-		vm->next_deadline = deadline;
-	} else if (old == vm->next_deadline) {
-		vm->next_deadline = VDEV_NEVER;
+	if (deadline < *next) {
+		__atomic_store_n(next, deadline, __ATOMIC_SEQ_CST);
+		if (v && v != this_cpu()->running)
+			vcpu_irq_check(v); /* it may have armed its preemption timer already */
+	} else if (old == *next) {
+		deadline = VDEV_NEVER;
 		for (unsigned i = 0; i < vm->n_vdevs; i++)
-			vm->next_deadline = MIN(vm->next_deadline, vm->vdevs[i]->deadline);
+			if (keeper(vm->vdevs[i]) == id)
+				deadline = MIN(deadline, vm->vdevs[i]->deadline);
+		__atomic_store_n(next, deadline, __ATOMIC_SEQ_CST);
 	}
 }
 
-void board_run_timers(struct vm *vm, u64 now)
+void board_run_timers(struct vm *vm, unsigned vcpu, u64 now)
 {
 	for (unsigned i = 0; i < vm->n_vdevs; i++) {
 		struct vdev *dev = vm->vdevs[i];
 
-		if (dev->deadline > now)
+		if (dev->deadline > now || keeper(dev) != vcpu)
 			continue;
 		vdev_arm(dev, VDEV_NEVER);
 		if (dev->type->timer)
@@ -48,7 +62,8 @@ void vm_unlock(struct vm *vm) { spin_unlock(&vm->lock); }
 void vdev_kick(struct vdev *dev)
 {
 	__atomic_store_n(&dev->kicked, true, __ATOMIC_RELEASE);
-	__atomic_store_n(&dev->vm->kicked, true, __ATOMIC_RELEASE);
+	__atomic_store_n(&dev->vm->kicked, true, __ATOMIC_SEQ_CST);
+	sched_wake_service();
 }
 
 bool vm_service(struct vm *vm)

@@ -7,7 +7,7 @@
 #include "hv/vm/vdev.h"
 
 #define VM_MAX_VDEVS 40
-#define VM_MAX_VCPUS 8
+#define VM_MAX_VCPUS CONFIG_MAX_VCPUS
 #define VM_MAX_RANGES 24
 #define VM_MAX 16
 #define CONSOLE_RING_BYTES (64u << 10)
@@ -29,6 +29,8 @@ struct cpuid_table {
 };
 
 struct pci_fn;
+/* KVM's clock MSRs as the guest wrote them (kvmclock.c); 0: not in use. */
+struct kvmclock_state { u64 wall_clock, system_time[CONFIG_MAX_VCPUS]; };
 
 struct bus_range { u64 base, len; struct vdev *dev; bus_fn fn; };
 
@@ -48,12 +50,15 @@ struct vm {
 	u64 ram_bytes;
 	u64 *dirty;                      /* bit per gfn; NULL while tracking is off */
 	u64 dirty_words;
-	bool ept_flush;                  /* INVEPT wanted before the next entry */
+	u64 ept_generation;              /* grows with every change that the CPUs' cached translations must not survive */
 	/* Clock: guest TSC = scale(host TSC) + offset while running, paused_tsc otherwise. */
 	bool clock_running;
 	u64 tsc_hz, tsc_offset, tsc_mult; /* tsc_mult: 16.48 fixed point, BIT(48) = 1.0 */
 	u64 paused_tsc;
 	u64 boot_wall_seconds;
+	u64 stopped_wall_us;             /* UTC when it was stopped last, 0: no time server vouched for it */
+	struct kvmclock_state kvmclock;
+	struct spinlock kvmclock_lock;   /* the guest's pages of it */
 	struct vm_clock_state clock_state; /* valid between vm_state_sync() and the next run */
 	struct cpuid_table cpuid;
 	u8 cpuid_index[3][32];           /* first entry + 1 of basic, hypervisor and extended leaves */
@@ -64,18 +69,21 @@ struct vm {
 	struct bus_range pio[VM_MAX_RANGES], mmio[VM_MAX_RANGES];
 	unsigned n_pio, n_mmio;
 	struct pci_fn *pci[32];          /* functions by slot (hv/vdev/pci.h) */
-	u64 next_deadline;               /* min over vdevs */
+	u64 next_deadline[VM_MAX_VCPUS]; /* min over the devices that each vCPU looks after (vdev.c) */
 	bool kicked;                     /* some device wants service() */
 	struct vcpu *vcpus[VM_MAX_VCPUS];
 	unsigned n_vcpus;
-	bool want_reset, want_poweroff;  /* asked for by the guest, done by the scheduler */
+	bool want_reset, want_poweroff;  /* asked for by the guest, done on the service CPU */
+	bool want_kill, want_self_migration; /* a vCPU cannot go on (reason[] says why); it is time */
 	bool attention;                  /* leave the run loop: one of the above */
+	u32 hold;                        /* > 0: no vCPU runs (vm_hold()) */
 	u64 reset_after;                 /* host TSC before which the guest's next own reset waits */
 	/* Console history: ring of the last CONSOLE_RING_BYTES, total bytes ever. */
 	u8 *console;
 	u64 console_line;                /* offset of the first byte not yet copied to the host's serial */
 	u64 console_total;
-	u64 started_us, exits, self_migrations, next_self_migration;
+	u64 started_us, self_migrations, next_self_migration; /* in exits of vCPU 0 */
+	u64 exits_before;                /* of vCPUs that are gone */
 	u64 first_output_tsc;            /* host TSC of the first console byte */
 	void *mig;                       /* migration in progress (owned by mig/), or NULL */
 	int debug_exit_code;             /* -1: none */
@@ -107,6 +115,11 @@ int vm_resume(struct vm *vm, struct error *e) __must_check; /* -E_STATE if not t
 /* The guest is broken (by its own hand): state INTERNAL_ERROR, reason kept and logged. */
 void vm_kill(struct vm *vm, const char *fmt, ...) __printf(2, 3);
 bool vm_is_dead(const struct vm *vm);
+u64 vm_exits(const struct vm *vm);
+/* Keeps all vCPUs out of the guest and of the exit handlers until vm_unhold(): for whatever is done to a guest as a whole.
+ * Nests. On the service CPU, without the guest's lock. */
+void vm_hold(struct vm *vm);
+void vm_unhold(struct vm *vm);
 /* Called by state changes; net/ sends the event. Weak no-op in tests. */
 void vm_state_changed(struct vm *vm);
 

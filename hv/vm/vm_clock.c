@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include "hv/vm/vm_clock.h"
 #include "hv/lib/clock.h"
+#include "hv/lib/log.h"
+#include "hv/vm/kvmclock.h"
 #include "hv/vmx/vmx.h"
+
+#define CATCH_UP_MAX_US 10000000ull /* a longer freeze is no freeze, but a clock that is wrong */
 
 u64 vm_tsc(const struct vm *vm)
 {
@@ -34,6 +38,25 @@ void vm_clock_stop(struct vm *vm)
 		return;
 	vm->paused_tsc = vm_tsc(vm);
 	vm->clock_running = false;
+	vm->stopped_wall_us = wall_synced() ? wall_us() : 0;
+}
+
+u64 vm_clock_catch_up(struct vm *vm, u64 stopped_wall_us)
+{
+	u64 us = wall_us() - stopped_wall_us;
+
+	BUG_ON(vm->clock_running);
+	if (!stopped_wall_us || !wall_synced())
+		return 0;
+	/* Also what a clock that is ahead of the other's makes: a huge number. */
+	if (us > CATCH_UP_MAX_US) {
+		log_warn("guest", "%s: was frozen for %lld us by the two hosts' clocks, which cannot be: its clock is not set forward",
+			 vm->config.name, (long long)us);
+		return 0;
+	}
+	vm->paused_tsc += muldiv64(us, vm->tsc_hz, 1000000);
+	kvmclock_was_stopped(vm);
+	return us;
 }
 
 void vm_clock_save(struct vm *vm, struct vm_clock_state *s)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The guest's clock is its TSC: it stands still while the guest is paused, so it never runs backwards and a move
- * costs only the freeze. */
+/* The guest's clock is its TSC: it stands still while the guest is paused and never runs backwards. KVM's clock, the timers
+ * and the RTC all follow it. A move costs the freeze, or nothing where vm_clock_catch_up() can work. */
 #pragma once
 #include "hv/vm/vm.h"
 
@@ -21,6 +21,10 @@ static inline u64 vm_tsc_at(const struct vm *vm, u64 host)
 void vm_clock_init(struct vm *vm);
 void vm_clock_start(struct vm *vm);
 void vm_clock_stop(struct vm *vm);
+/* For a guest that was frozen for a move, and for nothing else: sets its stopped clock forward by the time since its clock was
+ * stopped, at stopped_wall_us (vm->stopped_wall_us, of this or another host), so that its wall clock is right again. Only if
+ * both hosts' clocks are vouched for by time servers and the difference is believable. Returns microseconds set forward. */
+u64 vm_clock_catch_up(struct vm *vm, u64 stopped_wall_us);
 void vm_clock_save(struct vm *vm, struct vm_clock_state *s);
 /* Checks (rate, scaling) and takes over; the clock stays stopped. */
 int vm_clock_load(struct vm *vm, const struct vm_clock_state *s, struct error *e) __must_check;

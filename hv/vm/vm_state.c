@@ -4,6 +4,7 @@
 #include "hv/arch/caps.h"
 #include "hv/arch/x86.h"
 #include "hv/vm/cpuid.h"
+#include "hv/vm/kvmclock.h"
 #include "hv/vm/vcpu.h"
 #include "hv/vm/vm_clock.h"
 #include "hv/vmx/vmx.h"
@@ -70,7 +71,8 @@ static int vcpu_post_load(void *owner, struct error *e)
 	if (s->cr4 & ~cpuid_cr4_mask(v->vm))
 		return error_set(e, E_INVAL, "vcpu %u: CR4 %#llx has bits that its CPUID does not allow", v->id,
 				 (unsigned long long)s->cr4);
-	if (s->activity > 1 || s->nmi_pending > 1)
+	if ((s->activity > 1 && s->activity != 3) || s->nmi_pending > 1 || s->init_pending > 1 ||
+	    (s->sipi_pending && s->sipi_pending >> 8 != 1))
 		return error_set(e, E_INVAL, "vcpu %u: activity state %u is not possible", v->id, s->activity);
 	if (s->event_info & ~(u32)(INTR_VALID | INTR_ERROR_CODE | 0x7ff))
 		return error_set(e, E_INVAL, "vcpu %u: pending event %#x is malformed", v->id, s->event_info);
@@ -99,10 +101,11 @@ static const struct mig_field vcpu_fields[] = {
 	MIG_U32(41, struct vcpu_state, activity, 1), MIG_U32(42, struct vcpu_state, event_info, 1),
 	MIG_U32(43, struct vcpu_state, event_error, 1), MIG_U32(44, struct vcpu_state, event_len, 1),
 	MIG_U32(45, struct vcpu_state, nmi_pending, 1), MIG_U8S(46, struct vcpu_state, xsave, 1),
+	MIG_U32(47, struct vcpu_state, init_pending, 2), MIG_U32(48, struct vcpu_state, sipi_pending, 2),
 };
 
 static const struct mig_type vcpu_type = {
-	.name = "vcpu", .version = 1, .min_version = 1, .phase = MIG_PHASE_VCPU, .n_fields = ARRAY_SIZE(vcpu_fields),
+	.name = "vcpu", .version = 2, .min_version = 1, .phase = MIG_PHASE_VCPU, .n_fields = ARRAY_SIZE(vcpu_fields),
 	.state_size = sizeof(struct vcpu_state), .fields = vcpu_fields, .post_load = vcpu_post_load,
 };
 MIG_REGISTER(vcpu_type);
@@ -117,7 +120,11 @@ bool vm_mig_instance(struct vm *vm, unsigned i, struct mig_instance *out)
 		*out = (struct mig_instance){ &cpuid_type, 0, &vm->cpuid, vm };
 		return true;
 	}
-	i -= 2;
+	if (i == 2) {
+		*out = (struct mig_instance){ &kvmclock_type, 0, &vm->kvmclock, vm };
+		return true;
+	}
+	i -= 3;
 	/* By phase: interrupt chips before what raises lines into them. Few devices, so a scan per phase will do. */
 	for (u16 phase = MIG_PHASE_CLOCK; phase <= MIG_PHASE_DEVICE; phase++)
 		for (unsigned d = 0; d < vm->n_vdevs; d++) {

@@ -57,24 +57,44 @@ int vmx_init(struct error *e)
 	c->vpid = c->proc2 & PROC2_VPID;
 
 	msr_bitmap = frame_alloc();
-	void *vmxon = frame_alloc();
-
-	if (!msr_bitmap || !vmxon)
-		return error_set(e, E_NOMEM, "no memory for VMXON; give this machine more RAM");
+	if (!msr_bitmap)
+		return error_set(e, E_NOMEM, "no memory for VMX; give this machine more RAM");
 	__builtin_memset(msr_bitmap, 0xff, PAGE_SIZE);
+	return 0;
+}
 
+/* In the NMI handler: whatever VMCS is current, its next entry ends at once. Without one this fails, which does no harm. */
+static void expire_preemption_timer(void)
+{
+	__asm__ volatile("vmwrite %1, %0" : : "r"((u64)VMCS_PREEMPTION_TIMER.enc), "r"(0ull) : "cc");
+}
+
+int vmx_on(struct error *e)
+{
+	struct cpu *c = this_cpu();
+	u64 pa, control = rdmsr(MSR_IA32_FEATURE_CONTROL), want = FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMX_OUTSIDE_SMX;
+	u8 fail;
+
+	/* Firmware sets it on every CPU or on none; where it left it open, cpu_check() did the boot CPU's. */
+	if (!(control & FEATURE_CONTROL_LOCK))
+		wrmsr(MSR_IA32_FEATURE_CONTROL, control | want);
+	else if (!(control & FEATURE_CONTROL_VMX_OUTSIDE_SMX))
+		return error_set(e, E_UNSUPPORTED, "CPU %u: firmware has locked VMX off; update the firmware", c->id);
+	c->vmxon = frame_alloc();
+	if (!c->vmxon)
+		return error_set(e, E_NOMEM, "no memory for VMXON; give this machine more RAM");
 	/* SDM "Restrictions on VMX Operation": CR0 and CR4 fixed bits. */
 	write_cr0((read_cr0() | rdmsr(MSR_IA32_VMX_CR0_FIXED0)) & rdmsr(MSR_IA32_VMX_CR0_FIXED1));
 	write_cr4((read_cr4() | rdmsr(MSR_IA32_VMX_CR4_FIXED0)) & rdmsr(MSR_IA32_VMX_CR4_FIXED1));
-	*(u32 *)vmxon = c->revision;
-	u64 pa = ptr_hpa(vmxon).v;
-	u8 fail;
-
+	*(u32 *)c->vmxon = vmx_config.revision;
+	pa = ptr_hpa(c->vmxon).v;
 	__asm__ volatile("vmxon %1; setna %0" : "=qm"(fail) : "m"(pa) : "cc", "memory");
 	if (fail)
 		return error_set(e, E_UNSUPPORTED,
 				 "VMXON failed although the CPU reports VMX; another hypervisor may hold it, or the firmware "
 				 "locked it off: switch on Intel Virtualization Technology (VT-x) in the firmware set-up");
+	c->vmx_on = true;
+	cpu_kick_hook = expire_preemption_timer;
 	return 0;
 }
 
@@ -101,8 +121,6 @@ void vmx_vmcs_init(void *vmcs)
 void vmx_vmcs_setup(u64 eptp, u16 vpid)
 {
 	const struct vmx_config *c = &vmx_config;
-	struct { u16 limit; u64 base; } __packed gdtr, idtr;
-	u16 tr;
 
 	vmcs_write(VMCS_PIN_CTLS, c->pin);
 	vmcs_write(VMCS_PROC_CTLS, c->proc);
@@ -124,9 +142,6 @@ void vmx_vmcs_setup(u64 eptp, u16 vpid)
 		vmcs_write(VMCS_VPID, vpid);
 	vmcs_write(VMCS_LINK_POINTER, ~0ull);
 
-	__asm__ volatile("sgdt %0" : "=m"(gdtr));
-	__asm__ volatile("sidt %0" : "=m"(idtr));
-	__asm__ volatile("str %0" : "=r"(tr));
 	vmcs_write(VMCS_HOST_CR0, read_cr0());
 	vmcs_write(VMCS_HOST_CR3, read_cr3());
 	vmcs_write(VMCS_HOST_CR4, read_cr4());
@@ -136,18 +151,22 @@ void vmx_vmcs_setup(u64 eptp, u16 vpid)
 	vmcs_write(VMCS_HOST_CS_SEL, read_cs() & ~7);
 	vmcs_write(VMCS_HOST_FS_SEL, 0);
 	vmcs_write(VMCS_HOST_GS_SEL, 0);
-	vmcs_write(VMCS_HOST_TR_SEL, tr & ~7);
-	vmcs_write(VMCS_HOST_FS_BASE, rdmsr(MSR_IA32_FS_BASE));
-	vmcs_write(VMCS_HOST_GS_BASE, rdmsr(MSR_IA32_GS_BASE));
-	vmcs_write(VMCS_HOST_TR_BASE, cpu_tss_base());
-	vmcs_write(VMCS_HOST_GDTR_BASE, gdtr.base);
-	vmcs_write(VMCS_HOST_IDTR_BASE, idtr.base);
+	vmcs_write(VMCS_HOST_TR_SEL, SEL_TSS);
+	vmcs_write(VMCS_HOST_IDTR_BASE, cpu_idt_base());
 	vmcs_write(VMCS_HOST_SYSENTER_CS, 0);
 	vmcs_write(VMCS_HOST_SYSENTER_ESP, 0);
 	vmcs_write(VMCS_HOST_SYSENTER_EIP, 0);
 	vmcs_write(VMCS_HOST_PAT, rdmsr(MSR_IA32_PAT));
 	vmcs_write(VMCS_HOST_EFER, rdmsr(MSR_IA32_EFER));
 	vmcs_write(VMCS_HOST_RIP, (u64)vmx_exit);
+}
+
+void vmx_vmcs_set_cpu(void)
+{
+	vmcs_write(VMCS_HOST_FS_BASE, rdmsr(MSR_IA32_FS_BASE));
+	vmcs_write(VMCS_HOST_GS_BASE, rdmsr(MSR_IA32_GS_BASE));
+	vmcs_write(VMCS_HOST_TR_BASE, cpu_tss_base());
+	vmcs_write(VMCS_HOST_GDTR_BASE, cpu_gdt_base());
 }
 
 void vmx_invept(u64 eptp)

@@ -62,8 +62,10 @@ struct vmx_config {
 };
 extern struct vmx_config vmx_config;
 
-/* Negotiates controls and executes VMXON on this CPU. -E_UNSUPPORTED with *e naming what is missing. */
+/* Negotiates controls. -E_UNSUPPORTED with *e naming what is missing. */
 int vmx_init(struct error *e) __must_check;
+/* VMXON on this CPU, after vmx_init() on the first. -E_UNSUPPORTED, -E_NOMEM. */
+int vmx_on(struct error *e) __must_check;
 /* Makes vmcs (a zeroed frame) a cleared VMCS region with our revision. */
 void vmx_vmcs_init(void *vmcs);
 /* VMCLEAR / VMPTRLD. */
@@ -71,6 +73,8 @@ void vmx_vmcs_clear(void *vmcs);
 void vmx_vmcs_load(void *vmcs);
 /* Writes control and host fields of the current VMCS. eptp: ept_pointer(); vpid != 0. */
 void vmx_vmcs_setup(u64 eptp, u16 vpid);
+/* Writes the host fields that differ from CPU to CPU: before the current VMCS is first entered on this one. */
+void vmx_vmcs_set_cpu(void);
 /* INVEPT of that context. */
 void vmx_invept(u64 eptp);
 /* INVVPID of that VPID's linear mappings. */

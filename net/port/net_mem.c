@@ -1,60 +1,121 @@
 /* SPDX-License-Identifier: MIT */
-/* lwIP's heap. Nearly everything is either a short frame or a full one, so there are two classes with free lists;
- * both work in constant time however long the queues are. Slabs are kept once taken; their number is capped. */
+/* lwIP's heap. Nearly everything is either a short frame or a full one, so there are two classes of blocks in slabs, both
+ * of which work in constant time however long the queues are. Their number is capped; empty ones go back, but for one. */
 #include "net/port/port.h"
+#include "hv/lib/err.h"
 #include "hv/mm/frame.h"
 #include <string.h>
 
 #define SLAB_PAGES 16
 #define SLABS_MAX 64 /* 4 MiB: all that control clients can hold, and several moves */
+#define HEADER 16    /* before the user's data; keeps it aligned */
 
 struct block {
-	size_t class; /* index, or the size of a heap block */
+	struct slab *slab; /* NULL: from the heap */
+	size_t size;       /* of a heap block */
 };
-#define HEADER 16 /* keeps user data aligned; a free block's next pointer follows it */
 
+/* At the start of its pages. In its class's list while it has free blocks. */
+struct slab {
+	struct slab *next, *prev;
+	struct block *free; /* a free block's next pointer follows its header */
+	u32 used, class;
+};
+
+static struct {
+	struct slab *partial;
+	u32 empty; /* of those in the list */
+} classes[2];
 static const size_t class_size[] = { 256, 1664 };
-static struct { struct block *free; } classes[ARRAY_SIZE(class_size)];
 static unsigned slabs;
 static size_t used;
 
-static bool slab_add(unsigned c)
+static void link_slab(struct slab *s)
 {
-	u8 *p = slabs < SLABS_MAX ? frame_alloc_n(SLAB_PAGES) : NULL;
-	size_t step = HEADER + class_size[c];
+	s->prev = NULL;
+	s->next = classes[s->class].partial;
+	if (s->next)
+		s->next->prev = s;
+	classes[s->class].partial = s;
+}
 
-	if (!p)
+static void unlink_slab(struct slab *s)
+{
+	if (s->next)
+		s->next->prev = s->prev;
+	if (s->prev)
+		s->prev->next = s->next;
+	else
+		classes[s->class].partial = s->next;
+}
+
+static void put(struct slab *s, struct block *b)
+{
+	*(struct block **)((u8 *)b + HEADER) = s->free;
+	s->free = b;
+}
+
+static bool slab_add(u32 class)
+{
+	struct slab *s = slabs < SLABS_MAX ? frame_alloc_n(SLAB_PAGES) : NULL;
+	size_t step = HEADER + class_size[class];
+
+	if (!s)
 		return false;
 	slabs++;
-	for (size_t at = 0; at + step <= SLAB_PAGES * PAGE_SIZE; at += step) {
-		struct block *b = (struct block *)(p + at);
+	s->class = class;
+	for (size_t at = ALIGN_UP(sizeof(*s), HEADER); at + step <= SLAB_PAGES * PAGE_SIZE; at += step) {
+		struct block *b = (struct block *)((u8 *)s + at);
 
-		b->class = c;
-		*(struct block **)(p + at + HEADER) = classes[c].free;
-		classes[c].free = b;
+		b->slab = s;
+		put(s, b);
 	}
+	link_slab(s);
+	classes[class].empty++;
 	return true;
+}
+
+static void *slab_take(struct slab *s)
+{
+	struct block *b = s->free;
+
+	if (!s->used++)
+		classes[s->class].empty--;
+	s->free = *(struct block **)((u8 *)b + HEADER);
+	if (!s->free)
+		unlink_slab(s);
+	used += class_size[s->class];
+	return (u8 *)b + HEADER;
+}
+
+static void slab_give(struct slab *s, struct block *b)
+{
+	used -= class_size[s->class];
+	if (!s->free)
+		link_slab(s);
+	put(s, b);
+	if (--s->used)
+		return;
+	if (!classes[s->class].empty) {
+		classes[s->class].empty = 1;
+		return;
+	}
+	unlink_slab(s);
+	frame_free_n(s, SLAB_PAGES);
+	slabs--;
 }
 
 void *net_mem_alloc(size_t size)
 {
-	for (unsigned c = 0; c < ARRAY_SIZE(class_size); c++) {
-		struct block *b;
+	struct block *b;
 
-		if (size > class_size[c])
-			continue;
-		if (!classes[c].free && !slab_add(c))
-			return NULL;
-		b = classes[c].free;
-		classes[c].free = *(struct block **)((u8 *)b + HEADER);
-		used += class_size[c];
-		return (u8 *)b + HEADER;
-	}
-	struct block *b = size <= PAGE_SIZE * 16 ? heap_calloc(1, HEADER + size) : NULL;
-
+	for (u32 c = 0; c < ARRAY_SIZE(class_size); c++)
+		if (size <= class_size[c])
+			return classes[c].partial || slab_add(c) ? slab_take(classes[c].partial) : NULL;
+	b = size <= PAGE_SIZE * 16 ? heap_calloc(1, HEADER + size) : NULL;
 	if (!b)
 		return NULL;
-	b->class = size;
+	b->size = size;
 	used += size;
 	return (u8 *)b + HEADER;
 }
@@ -74,14 +135,12 @@ void net_mem_free(void *p)
 
 	if (!p)
 		return;
-	if (b->class >= ARRAY_SIZE(class_size)) {
-		used -= b->class;
-		heap_free(b);
+	if (b->slab) {
+		slab_give(b->slab, b);
 		return;
 	}
-	used -= class_size[b->class];
-	*(struct block **)p = classes[b->class].free;
-	classes[b->class].free = b;
+	used -= b->size;
+	heap_free(b);
 }
 
 size_t net_mem_used(void)

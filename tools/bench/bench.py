@@ -115,6 +115,7 @@ class Host:
     sync      Bochs: "slowdown" (time = instructions/ips, but never ahead of the wall clock) or "none" (an idle
               machine then races ahead of everybody it talks to; for tests without a network)
     memory    MiB
+    cpus      number of CPUs
     port      loopback port that leads to 10.0.2.15:4789 of the machine; 0 = a free one
     lan       a port of the guests' LAN (lan.Lan.port()): card 1 is there; None = the machine has one card
     """
@@ -130,6 +131,7 @@ class Host:
         ips=100_000_000,
         sync="slowdown",
         memory=512,
+        cpus=1,
         port=0,
         lan=None,
     ):
@@ -139,7 +141,7 @@ class Host:
         self.emulator = emulator or os.environ.get("GODWIT_EMULATOR") or pick_emulator()[0]
         if self.emulator not in ("bochs", "kvm", "tcg"):
             raise BenchError(f"no such emulator: {self.emulator} (bochs, kvm or tcg)")
-        self.cpu, self.ips, self.sync, self.memory = cpu, ips, sync, memory
+        self.cpu, self.ips, self.sync, self.memory, self.cpus = cpu, ips, sync, memory, cpus
         self.port, self.lan = port or free_port(), lan
         self.mac = "52:54:00:" + ":".join(
             f"{b:02x}" for b in hashlib.sha256(name.encode()).digest()[:3]
@@ -269,7 +271,7 @@ class Host:
                 f"""plugin_ctrl: fw_cfg=1, e1000=1
 config_interface: textconfig
 display_library: rfb, options="timeout=0"
-cpu: model={self.cpu}, count=1, ips={self.ips}, reset_on_triple_fault=0, ignore_bad_msrs=1, cpuid_freq=ips, quantum=16
+cpu: model={self.cpu}, count={self.cpus}, ips={self.ips}, reset_on_triple_fault=0, ignore_bad_msrs=1, cpuid_freq=ips, quantum=16
 memory: guest={self.memory}, host={self.memory}
 romimage: file={OVMF_BOCHS}, options=none
 vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
@@ -318,6 +320,8 @@ clock: sync={self.sync}
             "q35",
             "-m",
             str(self.memory),
+            "-smp",
+            str(self.cpus),
             "-nodefaults",
             "-display",
             "none",

@@ -47,7 +47,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t len)
 	if (vm_resume(vm, &e) == 0) {
 		/* Every timer that it armed fires. */
 		for (int i = 0; i < 20; i++)
-			board_run_timers(vm, vm->next_deadline);
+			board_run_timers(vm, 0, vm->next_deadline[0]);
 	}
 	vm_destroy(vm);
 	return 0;
