@@ -187,7 +187,7 @@ void cpu_apic_init(void)
 
 	if (!(base & APIC_BASE_ENABLE))
 		wrmsr(MSR_IA32_APIC_BASE, base | APIC_BASE_ENABLE);
-	cpu_apic_write(APIC_SVR, 0x1ff); /* enabled, spurious vector 255 */
+	cpu_apic_write(APIC_SVR, 0x100 | VEC_SPURIOUS); /* enabled */
 	cpu_apic_write(APIC_TPR, 0);
 	cpu_apic_write(APIC_LVT_TIMER, host_caps()->tsc_deadline ? APIC_TIMER_TSC_DEADLINE | VEC_TIMER : APIC_LVT_MASKED | 0xff);
 	/* What was in service when interrupts went off would block others for ever. */

@@ -41,6 +41,7 @@ void cpu_send_ipi(u32 apic_id, u32 icr);
 /* Vectors of interrupts that only end a cpu_sleep(). */
 #define VEC_WAKE 0xf0
 #define VEC_TIMER 0xf1
+#define VEC_SPURIOUS 0xff
 /* Prepares this CPU's local APIC: enabled, nothing in service, timer in TSC-deadline mode where the CPU has it. */
 void cpu_apic_init(void);
 /* Sleeps until host TSC deadline or until another CPU wakes this one (cpu_wake()); the caller has set this_cpu()->idle

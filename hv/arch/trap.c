@@ -77,8 +77,10 @@ void trap_handle(struct trap_frame *f)
 			cpu_kick_hook();
 		return;
 	}
-	if (f->vector >= VEC_WAKE) {
-		cpu_apic_write(0xb0, 0); /* EOI */
+	if (f->vector >= 32) {
+		/* The end of a sleep; or a source that firmware left on and nobody masks, which is no reason to stop. */
+		if (f->vector != VEC_SPURIOUS)
+			cpu_apic_write(0xb0, 0); /* EOI */
 		return;
 	}
 	if (f->vector == VEC_GP) {
