@@ -320,6 +320,9 @@ int main(void)
 	test_inta();
 	test_hostile();
 	CHECK("end", start(true), "status %x", status());
+	sti(); /* what the last ones left behind */
+	delay_us(1000);
+	cli();
 	test_requests();
 	return 0;
 }
