@@ -483,6 +483,107 @@ static const char *set_nic(struct parser *p, const char *v)
 	return NULL;
 }
 
+#define BAD_DISK "is no disk. Write disk=ram:64M, disk=image:FILE, disk=nbd://IP:PORT/EXPORT or disk=nbds://IP:PORT/EXPORT"
+
+/* Printable, no blanks, nothing that would need quoting in a list of options. */
+static bool word_ok(const char *s, size_t max)
+{
+	size_t n = strlen(s);
+
+	for (size_t i = 0; i < n; i++)
+		if (s[i] <= ' ' || s[i] > '~' || strchr("\"',\\", s[i]))
+			return false;
+	return n <= max;
+}
+
+/* What follows nbd: or nbds: */
+static const char *disk_nbd(struct disk_config *d, const char *v)
+{
+	const char *rest;
+	u64 port = 10809;
+
+	if (!ipv4(v, &d->address, &rest) || !d->address || d->address >> 24 >= 224)
+		return "has no IPv4 address behind //. Write it like disk=nbd://192.168.1.5:10809/root";
+	if (*rest == ':' && (!number(rest + 1, &port, &rest) || !port || port > 65535))
+		return "has a port that is none. Write it like disk=nbd://192.168.1.5:10809/root";
+	if (*rest && *rest != '/')
+		return BAD_DISK;
+	if (*rest)
+		rest++;
+	if (!word_ok(rest, sizeof(d->export_name) - 1))
+		return "has an export name that is not possible. Use up to 63 printable characters without blanks, commas, quotes and "
+			"backslashes";
+	strcpy(d->export_name, rest);
+	d->kind = DISK_NBD;
+	d->port = (u16)port;
+	return NULL;
+}
+
+static const char *disk_source(struct disk_config *d, const char *v)
+{
+	if (!strncmp(v, "ram:", 4)) {
+		d->kind = DISK_RAM;
+		return !size(v + 4, &d->bytes) || !d->bytes || d->bytes % (1u << 20) || d->bytes > 1ull << 40 ?
+			"is not possible. Give a RAM disk a size in whole megabytes, like disk=ram:64M" : NULL;
+	}
+	if (!strncmp(v, "image:", 6)) {
+		d->kind = DISK_IMAGE;
+		d->read_only = true;
+		return set_file(d->image, sizeof(d->image), v + 6);
+	}
+	d->tls = !strncmp(v, "nbds://", 7);
+	if (!d->tls && strncmp(v, "nbd://", 6))
+		return BAD_DISK;
+	return disk_nbd(d, v + (d->tls ? 7 : 6));
+}
+
+static const char *disk_option(struct disk_config *d, const char *o)
+{
+	u64 n;
+
+	if (!strcmp(o, "ro")) {
+		d->read_only = true;
+		return NULL;
+	}
+	if (!strncmp(o, "serial=", 7)) {
+		if (!o[7] || !word_ok(o + 7, sizeof(d->serial) - 1))
+			return "has a serial number that is not possible. Use 1 to 20 printable characters";
+		strcpy(d->serial, o + 7);
+		return NULL;
+	}
+	if (strncmp(o, "timeout=", 8))
+		return "has an unknown option. After the disk there may be ,ro ,serial=TEXT and ,timeout=DURATION";
+	if (d->kind != DISK_NBD || !duration_ms(o + 8, &n) || n < 1000 || n > 86400000)
+		return "has a timeout that is not possible. An NBD disk may have one from 1s to 86400s, like timeout=60s";
+	d->timeout_ms = (u32)n;
+	return NULL;
+}
+
+static const char *set_disk(struct parser *p, const char *v)
+{
+	struct guest_config *g = &p->guest;
+	struct disk_config *d = &g->disks[g->n_disks];
+	char text[256], *next, *at = text;
+	const char *wrong;
+
+	if (g->n_disks == CONFIG_MAX_DISKS)
+		return "is one disk too many. A guest has at most 4";
+	if (strlen(v) >= sizeof(text))
+		return "is too long. At most 255 characters are possible";
+	strcpy(text, v);
+	*d = (struct disk_config){ 0 };
+	for (bool first = true; at; at = next, first = false) {
+		next = strchr(at, ',');
+		if (next)
+			*next++ = 0;
+		wrong = first ? disk_source(d, at) : disk_option(d, at);
+		if (wrong)
+			return wrong;
+	}
+	g->n_disks++;
+	return NULL;
+}
+
 /* N, or a PCI address: bus:device.function in hexadecimal. */
 static const char *set_uplink(struct parser *p, const char *v)
 {
@@ -532,6 +633,7 @@ static const struct key keys[] = {
 	{ S_GUEST, "os", set_os },
 	{ S_GUEST, "module", set_module },
 	{ S_GUEST, "console", set_console },
+	{ S_GUEST, "disk", set_disk },
 	{ S_GUEST, "nic", set_nic },
 	{ S_SWITCH, "uplink", set_uplink },
 	{ S_SWITCH, "vlan", set_vlan },
@@ -715,7 +817,7 @@ static int handle(void *user, const char *section, const char *name, const char 
 		return 0;
 	}
 	bit = 1ull << (k - keys);
-	if (p->seen[p->section] & bit && k->set != set_module && k->set != set_nic) {
+	if (p->seen[p->section] & bit && k->set != set_module && k->set != set_disk && k->set != set_nic) {
 		complain(p, p->line, "[%s] %s= is there twice. Remove one", section, name);
 		return 0;
 	}

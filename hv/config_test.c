@@ -82,6 +82,57 @@ static void test_everything(void **state)
 	assert_string_equal(c.guests[1].modules[1], "b.bin");
 }
 
+#define GUEST HOST "[guest g]\nkernel=k\n"
+
+static void test_disks(void **state)
+{
+	const struct disk_config *d = c.guests[0].disks;
+	char text[400] = GUEST "disk=nbd://10.0.0.1/";
+
+	parse(GUEST "disk=ram:64M\ndisk=image:tools/root.img,serial=a\ndisk=nbd://192.168.1.5:10810/root.disk,timeout=60s\n"
+	      "disk = nbds://10.0.0.1/a/b,ro,serial=01234567890123456789\n");
+	assert_int_equal(c.n_errors, 0);
+	assert_int_equal(c.guests[0].n_disks, 4);
+	assert_int_equal(d[0].kind, DISK_RAM);
+	assert_int_equal(d[0].bytes, 64u << 20);
+	assert_false(d[0].read_only);
+	assert_int_equal(d[1].kind, DISK_IMAGE);
+	assert_string_equal(d[1].image, "tools/root.img");
+	assert_string_equal(d[1].serial, "a");
+	assert_true(d[1].read_only);
+	assert_int_equal(d[2].kind, DISK_NBD);
+	assert_int_equal(d[2].address, 0xc0a80105);
+	assert_int_equal(d[2].port, 10810);
+	assert_string_equal(d[2].export_name, "root.disk");
+	assert_int_equal(d[2].timeout_ms, 60000);
+	assert_false(d[2].tls || d[2].read_only);
+	assert_int_equal(d[3].port, 10809);
+	assert_string_equal(d[3].export_name, "a/b");
+	assert_string_equal(d[3].serial, "01234567890123456789");
+	assert_true(d[3].tls && d[3].read_only);
+	parse(GUEST "disk=nbd://10.0.0.1:1\n");
+	assert_int_equal(c.n_errors, 0);
+	assert_string_equal(d[0].export_name, "");
+
+	one_error(GUEST "disk=/dev/sda\n", "line 5", "disk=/dev/sda is no disk", "nbd://IP:PORT/EXPORT");
+	one_error(GUEST "disk=ram:64\n", "line 5", "ram:64 is not possible", "disk=ram:64M");
+	one_error(GUEST "disk=ram:1K\n", "line 5", "not possible", "whole megabytes");
+	one_error(GUEST "disk=ram:99999999999G\n", "line 5", "not possible", "whole megabytes");
+	one_error(GUEST "disk=image:../x\n", "line 5", "is not a file name", "at most 63");
+	one_error(GUEST "disk=nbd://server/root\n", "line 5", "no IPv4 address", "nbd://192.168.1.5:10809/root");
+	one_error(GUEST "disk=nbd://10.0.0.1:0/root\n", "line 5", "port that is none", "nbd://192.168.1.5:10809/root");
+	one_error(GUEST "disk=nbd://10.0.0.1:65536/root\n", "line 5", "port that is none", "nbd://192.168.1.5:10809/root");
+	one_error(GUEST "disk=nbd://10.0.0.1x\n", "line 5", "is no disk", "nbds://IP:PORT/EXPORT");
+	one_error(GUEST "disk=nbd://10.0.0.1/a b\n", "line 5", "export name", "without blanks");
+	one_error(GUEST "disk=nbd://10.0.0.1/a,rw\n", "line 5", "unknown option", ",timeout=DURATION");
+	one_error(GUEST "disk=nbd://10.0.0.1/a,serial=012345678901234567890\n", "line 5", "serial number", "1 to 20");
+	one_error(GUEST "disk=nbd://10.0.0.1/a,timeout=10ms\n", "line 5", "timeout", "from 1s");
+	one_error(GUEST "disk=ram:1M,timeout=10s\n", "line 5", "timeout", "An NBD disk");
+	one_error(GUEST "disk=ram:1M\ndisk=ram:1M\ndisk=ram:1M\ndisk=ram:1M\ndisk=ram:1M\n", "line 9", "one disk too many", "at most 4");
+	memset(text + strlen(text), 'x', 64);
+	one_error(text, "line 5", "export name", "up to 63");
+}
+
 static void test_defaults(void **state)
 {
 	parse(HOST);
@@ -406,7 +457,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_everything),
-		cmocka_unit_test(test_networks), cmocka_unit_test(test_defaults), cmocka_unit_test(test_network),
+		cmocka_unit_test(test_disks), cmocka_unit_test(test_networks), cmocka_unit_test(test_defaults), cmocka_unit_test(test_network),
 		cmocka_unit_test(test_values), cmocka_unit_test(test_guest_values), cmocka_unit_test(test_cmdline_fits),
 		cmocka_unit_test(test_guests), cmocka_unit_test(test_sections), cmocka_unit_test(test_binary),
 		cmocka_unit_test(test_many_errors), cmocka_unit_test(test_truncation),

@@ -12,6 +12,7 @@
 #include "mig/mig.h"
 #include "net/control.h"
 #include "net/lan.h"
+#include "net/nbd.h"
 #include "net/port/port.h"
 #include "net/tls.h"
 #include "netif/ethernet.h"
@@ -147,6 +148,7 @@ void net_init(const struct boot_info *bi)
 		return;
 	}
 	lwip_init();
+	nbd_init(identity, &identity_error);
 	dhcp = c->dhcp;
 	ip.addr = dhcp ? 0 : lwip_htonl(c->address);
 	mask.addr = dhcp ? 0 : lwip_htonl(c->netmask);
@@ -203,6 +205,7 @@ bool net_poll(void)
 	busy |= lan_poll();
 	link_check();
 	sys_check_timeouts();
+	nbd_timers(now_us());
 	busy |= tls_poll();
 	busy |= control_poll();
 	/* Answers of this turn leave in this turn. */
@@ -225,7 +228,7 @@ u64 net_idle_us(void)
 		return MIN((u64)IDLE_MAX_US, at > now ? at - now : 0);
 	sleep = sys_timeouts_sleeptime();
 	sleep = sleep == SYS_TIMEOUTS_SLEEPTIME_INFINITE ? IDLE_MAX_US : MIN(sleep * 1000, (u64)IDLE_MAX_US);
-	at = MIN(at, MIN(tls_deadline_us(), next_link_check));
+	at = MIN(at, MIN(MIN(tls_deadline_us(), next_link_check), nbd_timers(now)));
 	return MIN(sleep, at > now ? at - now : 0);
 }
 
