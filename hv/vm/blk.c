@@ -4,6 +4,7 @@
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
 #include "hv/vm/load.h"
+#include "hv/vm/sched.h"
 #include "hv/vm/vm.h"
 
 #include <stdio.h>
@@ -160,12 +161,60 @@ struct blk_backend *blk_open(struct vm *vm, unsigned n, struct error *e)
 	return NULL;
 }
 
+struct blk_backend *vm_disk(struct vm *vm, unsigned n)
+{
+	return n < CONFIG_MAX_DISKS ? vm->disks[n] : NULL;
+}
+
+void vm_disk_serial(const struct vm *vm, unsigned n, u8 out[20])
+{
+	char text[64] = "";
+
+	log_guard();
+	if (n < vm->config.n_disks)
+		snprintf(text, sizeof(text), "%s", vm->config.disks[n].serial);
+	if (!text[0])
+		snprintf(text, sizeof(text), "%.17s-%u", vm->config.name, n);
+	memset(out, 0, 20);
+	memcpy(out, text, MIN(strlen(text), (size_t)20));
+}
+
+void vm_drain_waits(struct vm *vm, unsigned n)
+{
+	snprintf(vm->drain_why, sizeof(vm->drain_why), "its disk %u has requests that %.112s does not answer", n, vm->disks[n]->name);
+}
+
+void vm_disks_known(struct vm *vm)
+{
+	bool wait = false;
+	struct error why = { 0 };
+
+	for (u32 i = 0; i < vm->config.n_disks; i++) {
+		if (vm->disks[i]->info.bytes)
+			continue;
+		wait = true;
+		vm->disks[i]->ops->ready(vm->disks[i], &why);
+		snprintf(vm->reason, sizeof(vm->reason), "waits for its disk %u: %.200s", i, why.text);
+	}
+	if (vm->disks_wait && !wait)
+		vm->reason[0] = 0;
+	vm->disks_wait = wait;
+	if (!wait)
+		sched_wake();
+}
+
 int vm_disks_check(struct vm *vm, const struct blk_info *was, struct error *e)
 {
 	for (u32 i = 0; i < vm->config.n_disks; i++) {
 		struct blk_backend *be = vm->disks[i];
 		struct error why = { 0 };
 
+		/* A guest that does not run has nobody else who would. */
+		if (be->ops->poll) {
+			vm_lock(vm);
+			be->ops->poll(be);
+			vm_unlock(vm);
+		}
 		if (be->ops->ready(be, &why) <= 0) {
 			error_set(e, E_IO, "disk %u of guest %s: %.200s", i, vm->config.name, why.text);
 			return 0;
@@ -180,5 +229,6 @@ int vm_disks_check(struct vm *vm, const struct blk_info *was, struct error *e)
 					 was[i].features & BLK_READ_ONLY ? ", read-only" : "");
 		be->info = was[i];
 	}
+	vm->disks_wait = false;
 	return 1;
 }

@@ -72,6 +72,13 @@ struct vm;
 struct blk_backend *blk_open(struct vm *vm, unsigned n, struct error *e) __must_check;
 /* Opens an NBD disk; set by net/ when it is up. NULL: this host has no network. Fills ops, name and private parts. */
 extern struct blk_backend *(*blk_nbd_open)(const struct disk_config *cfg, struct error *e);
+/* For devices: disk n of vm, its serial number (20 characters, padded with NUL), and what vm_drain() is to say that it waits
+ * for. */
+struct blk_backend *vm_disk(struct vm *vm, unsigned n);
+void vm_disk_serial(const struct vm *vm, unsigned n, u8 out[20]);
+void vm_drain_waits(struct vm *vm, unsigned n);
+/* Lets the vCPUs run when it is known what all disks are like, and not before. Called again and again. */
+void vm_disks_known(struct vm *vm);
 /* Whether all disks of vm are there and are what its guest knows (bytes 0: it does not yet). 1: yes, and from now on they are
  * shown as was; 0: not now; negative: they are others. *e tells what is the matter. */
 int vm_disks_check(struct vm *vm, const struct blk_info *was, struct error *e) __must_check;

@@ -148,6 +148,8 @@ int board_create(struct vm *vm, struct error *e)
 		rc = add(vm, board[i], 0, e);
 	for (unsigned i = 0; !rc && i < vm->config.n_nics; i++)
 		rc = add(vm, &virtio_net_type.vdev, i, e);
+	for (unsigned i = 0; !rc && i < vm->config.n_disks; i++)
+		rc = add(vm, &virtio_blk_type.vdev, i, e);
 	if (!rc && vm->config.debug_exit)
 		rc = add(vm, &debug_exit_type, 0, e);
 	return rc;
