@@ -34,7 +34,7 @@ static char *fgets_nothing(char *to, int room, FILE *file) { return NULL; }
 #define SECTION_MAX_BYTES 48 /* inih cuts longer ones */
 #define SKIP "!" /* section whose error is already reported */
 
-enum section { S_NONE, S_HOST, S_NETWORK, S_MIGRATION, S_DEBUG, S_GUEST, S_SWITCH, S_SKIP };
+enum section { S_NONE, S_HOST, S_NETWORK, S_MIGRATION, S_DEBUG, S_GUEST, S_SWITCH, S_TIME, S_SKIP };
 
 struct parser {
 	struct config *c;
@@ -49,6 +49,7 @@ struct parser {
 	u32 guest_line;
 	bool guest_open, guest_bad;
 	u32 nic_line[CONFIG_MAX_NICS], nic_lines[CONFIG_MAX_GUESTS][CONFIG_MAX_NICS];
+	struct time_server prefer;
 	struct error why; /* for checks that make their own text */
 };
 
@@ -258,6 +259,53 @@ static const char *set_port(struct parser *p, const char *v)
 	if (!plain_number(v, 1, 65535, &n))
 		return "is not a port. Use 1 to 65535; the default is 4789";
 	p->c->port = n;
+	return NULL;
+}
+
+static bool time_server(const char *v, struct time_server *s, const char **rest)
+{
+	u64 port = 123;
+
+	if (!ipv4(v, &s->ip, rest) || !s->ip || s->ip >> 24 >= 224)
+		return false;
+	if (**rest == ':' && (!number(*rest + 1, &port, rest) || !port || port > 65535))
+		return false;
+	s->port = port;
+	return true;
+}
+
+#define BAD_TIME_SERVER "is not made of IPv4 addresses, with :PORT where it is not 123. Write it like servers=192.168.1.1,192.168.1.2"
+
+static const char *set_time_servers(struct parser *p, const char *v)
+{
+	struct time_config *t = &p->c->time;
+	u32 i;
+
+	for (i = 0; i < CONFIG_MAX_TIME_SERVERS; i++) {
+		if (!time_server(v, &t->servers[i], &v) || (*v && *v != ','))
+			break;
+		if (!*v) {
+			t->n_servers = i + 1;
+			return NULL;
+		}
+		v += 1 + strspn(v + 1, " ");
+	}
+	t->n_servers = 0;
+	return i == CONFIG_MAX_TIME_SERVERS ? "is one server too many. There can be 4" : BAD_TIME_SERVER;
+}
+
+static const char *set_time_prefer(struct parser *p, const char *v)
+{
+	return time_server(v, &p->prefer, &v) && !*v ? NULL : BAD_TIME_SERVER;
+}
+
+static const char *set_time_poll(struct parser *p, const char *v)
+{
+	u64 ms;
+
+	if (!duration_ms(v, &ms) || ms < 8000 || ms > 3600000)
+		return "is not a duration from 8s to 3600s. Write it like poll=64s";
+	p->c->time.poll_s = ms / 1000;
 	return NULL;
 }
 
@@ -619,6 +667,9 @@ static const struct key keys[] = {
 	{ S_MIGRATION, "freeze-budget", set_freeze_budget },
 	{ S_MIGRATION, "max-rounds", set_max_rounds },
 	{ S_MIGRATION, "verify", set_verify },
+	{ S_TIME, "servers", set_time_servers },
+	{ S_TIME, "prefer", set_time_prefer },
+	{ S_TIME, "poll", set_time_poll },
 	{ S_DEBUG, "self-migrate-exits", set_self_migrate },
 	{ S_DEBUG, "quit-when-idle", set_quit_when_idle },
 	{ S_GUEST, "memory", set_memory },
@@ -640,7 +691,7 @@ static const struct key keys[] = {
 };
 
 static const char *const section_names[] = { [S_HOST] = "host", [S_NETWORK] = "network", [S_MIGRATION] = "migration",
-	[S_DEBUG] = "debug" };
+	[S_DEBUG] = "debug", [S_TIME] = "time" };
 
 /* --- Sections --- */
 
@@ -773,7 +824,7 @@ static bool section_begin(struct parser *p, const char *name)
 	guest_end(p);
 	p->section = S_SKIP;
 	for (u32 i = S_HOST; i < ARRAY_SIZE(section_names); i++)
-		if (!strcmp(name, section_names[i])) {
+		if (section_names[i] && !strcmp(name, section_names[i])) {
 			p->section = i;
 			return true;
 		}
@@ -785,7 +836,7 @@ static bool section_begin(struct parser *p, const char *name)
 		switch_begin(p, name + 7 + strspn(name + 7, " "));
 		return p->section == S_SWITCH;
 	}
-	complain(p, p->line, "section [%.40s] is unknown. There are [host], [network], [migration], [debug], [switch NAME] and "
+	complain(p, p->line, "section [%.40s] is unknown. There are [host], [network], [time], [migration], [debug], [switch NAME] and "
 		"[guest NAME]", name);
 	return false;
 }
@@ -915,6 +966,7 @@ void config_parse(struct config *c, const char *text, size_t len)
 	strcpy(c->host_name, "unnamed");
 	c->dhcp = true;
 	c->port = 4789;
+	c->time.poll_s = 64;
 	c->freeze_budget_ms = 300;
 	c->max_rounds = 30;
 	(void)config_ini_parse_stream(next_line, &p, handle, &p);
@@ -923,6 +975,11 @@ void config_parse(struct config *c, const char *text, size_t len)
 	networks_check(&p);
 	if (!p.seen[S_HOST])
 		complain(&p, 0, "[host] name= is missing. Give this host the name that its certificate has, like name=a");
+	for (u32 i = 0; i < c->time.n_servers; i++)
+		if (c->time.servers[i].ip == p.prefer.ip && c->time.servers[i].port == p.prefer.port)
+			c->time.prefer = i + 1;
+	if (p.prefer.ip && !c->time.prefer)
+		complain(&p, 0, "[time] prefer= is none of the servers= there. Name one of them; none is preferred");
 	if (!p.mode_given && c->address)
 		c->dhcp = false;
 	if (!c->dhcp && !c->address) {

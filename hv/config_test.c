@@ -45,6 +45,7 @@ static void test_everything(void **state)
 		"cmdline=console=ttyS0 root=/dev/vda ; not=a:comment\nautostart=yes\ndebug-exit=yes\nos=linux\nconsole=serial\n"
 		"; comment\n"
 		"[guest t1]\nkernel=test.elf\nos=multiboot\nmodule=a.bin one two\nmodule: b.bin\n"
+		"[time]\nservers=10.0.2.2:1123, 192.168.7.1\nprefer=192.168.7.1\npoll=32s\n"
 		"[migration]\nfreeze-budget=2s\nmax-rounds=7\nverify=full\n"
 		"[debug]\nself-migrate-exits=1000\nquit-when-idle=yes");
 	assert_int_equal(c.n_errors, 0);
@@ -54,6 +55,12 @@ static void test_everything(void **state)
 	assert_int_equal(c.netmask, 0xffffff00);
 	assert_int_equal(c.gateway, 0xc0a80701);
 	assert_int_equal(c.port, 5000);
+	assert_int_equal(c.time.n_servers, 2);
+	assert_int_equal(c.time.servers[0].ip, 0x0a000202);
+	assert_int_equal(c.time.servers[0].port, 1123);
+	assert_int_equal(c.time.servers[1].port, 123);
+	assert_int_equal(c.time.prefer, 2);
+	assert_int_equal(c.time.poll_s, 32);
 	assert_int_equal(c.freeze_budget_ms, 2000);
 	assert_int_equal(c.max_rounds, 7);
 	assert_true(c.verify_full);
@@ -203,6 +210,19 @@ static void test_values(void **state)
 	one_error(HOST "[migration]\nmax-rounds=0\n", "line 4", "max-rounds=0", "1 to 1000");
 	one_error(HOST "[migration]\nmax-rounds=99999999999999999999999\n", "line 4", "max-rounds=9", "1 to 1000");
 	one_error(HOST "[migration]\nverify=yes\n", "line 4", "verify=yes", "verify=fold");
+	static const char *const bad_servers[] = { "ntp.example", "10.0.0.1;", "10.0.0.1,", "10.0.0.1:0", "10.0.0.1:65536", "10.0.0.1:",
+		"224.0.1.1", "0.0.0.0", "10.0.0.1 10.0.0.2", "10.0.0" };
+	for (size_t i = 0; i < ARRAY_SIZE(bad_servers); i++) {
+		char text[100];
+
+		snprintf(text, sizeof(text), HOST "[time]\nservers=%s\n", bad_servers[i]);
+		one_error(text, "line 4", "is not made of IPv4 addresses", "192.168.1.1,192.168.1.2");
+		assert_int_equal(c.time.n_servers, 0);
+	}
+	one_error(HOST "[time]\nservers=1.1.1.1,1.1.1.2,1.1.1.3,1.1.1.4,1.1.1.5\n", "line 4", "one server too many", "4");
+	one_error(HOST "[time]\nservers=1.1.1.1\nprefer=1.1.1.2\n", "[time]", "prefer= is none of", "Name one");
+	one_error(HOST "[time]\npoll=7s\n", "line 4", "poll=7s", "8s to 3600s");
+	one_error(HOST "[time]\npoll=64\n", "line 4", "poll=64", "64s");
 	one_error(HOST "[debug]\nself-migrate-exits=-1\n", "line 4", "self-migrate-exits=-1", "0 for off");
 	one_error(HOST "[debug]\nquit-when-idle=1\n", "line 4", "quit-when-idle=1", "yes nor no");
 }

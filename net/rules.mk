@@ -69,9 +69,11 @@ $(NET_TEST_DIR)/%.o: %.c $(NET_PORT_H)
 
 $(BUILD)/tests/pki/done: net/test_pki.sh
 	sh $< $(@D)
-NET_TESTS := $(BUILD)/tests/nbd_test $(BUILD)/tests/tls_test $(BUILD)/tests/control_test $(BUILD)/tests/gcm_test
+NET_TESTS := $(BUILD)/tests/time_test $(BUILD)/tests/nbd_test $(BUILD)/tests/tls_test $(BUILD)/tests/control_test $(BUILD)/tests/gcm_test
 UNIT_TESTS += $(NET_TESTS)
 $(BUILD)/tests/tls_test: $(NET_TEST_DIR)/net/tls_test.o $(NET_TEST_DIR)/net/tls.o $(NET_TEST_OBJS) | $(BUILD)/tests/pki/done
+	@echo '  LD      $@'; $(HOSTCC) -fsanitize=address,undefined -o $@ $^ -lcmocka
+$(BUILD)/tests/time_test: $(addprefix $(NET_TEST_DIR)/net/,time_test.o time.o ntp.o) $(NET_TEST_OBJS)
 	@echo '  LD      $@'; $(HOSTCC) -fsanitize=address,undefined -o $@ $^ -lcmocka
 $(BUILD)/tests/gcm_test: $(NET_TEST_DIR)/net/port/gcm_test.o $(NET_TEST_OBJS)
 	@mkdir -p $(@D)
