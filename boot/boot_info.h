@@ -3,7 +3,7 @@
 #pragma once
 #include "hv/config.h"
 
-#define BOOT_MAX_FILES (3 + CONFIG_MAX_GUESTS * (2 + CONFIG_MAX_MODULES)) /* all that a config can name */
+#define BOOT_MAX_FILES (3 + CONFIG_MAX_GUESTS * (2 + CONFIG_MAX_MODULES + CONFIG_MAX_DISKS)) /* all that a config can name */
 #define BOOT_MAX_RANGES 128
 
 struct boot_file {

@@ -145,6 +145,8 @@ void boot_files_load(EFI_HANDLE image, struct boot_info *bi)
 		want(root, bi, g->initrd, strlen(g->initrd));
 		for (u32 m = 0; m < g->n_modules; m++)
 			want(root, bi, g->modules[m], strcspn(g->modules[m], " "));
+		for (u32 d = 0; d < g->n_disks; d++)
+			want(root, bi, g->disks[d].image, strlen(g->disks[d].image));
 	}
 	if (root)
 		root->Close(root);

@@ -53,6 +53,8 @@ TESTS = [
     _t("decoder", qemu=False),
     _t("decoder-undefined", "forms=undefined", qemu=False),
     _t("traps", qemu=False),
+    _t("pci", seconds=10, qemu=False),
+    _t("pci-direct", "direct loops=100", seconds=10, qemu=False),
     _t("poweroff", expect="off", output="POWEROFF"),
     _t("reboot-kbd", "how=kbd", expect="reset", output="REBOOT start how=kbd"),
     _t("reboot-cf9", "how=cf9", expect="reset", output="REBOOT start how=cf9"),

@@ -34,7 +34,7 @@ static char *fgets_nothing(char *to, int room, FILE *file) { return NULL; }
 #define SECTION_MAX_BYTES 48 /* inih cuts longer ones */
 #define SKIP "!" /* section whose error is already reported */
 
-enum section { S_NONE, S_HOST, S_NETWORK, S_MIGRATION, S_DEBUG, S_GUEST, S_SWITCH, S_SKIP };
+enum section { S_NONE, S_HOST, S_NETWORK, S_MIGRATION, S_DEBUG, S_GUEST, S_SWITCH, S_TIME, S_SKIP };
 
 struct parser {
 	struct config *c;
@@ -49,6 +49,7 @@ struct parser {
 	u32 guest_line;
 	bool guest_open, guest_bad;
 	u32 nic_line[CONFIG_MAX_NICS], nic_lines[CONFIG_MAX_GUESTS][CONFIG_MAX_NICS];
+	struct time_server prefer;
 	struct error why; /* for checks that make their own text */
 };
 
@@ -258,6 +259,53 @@ static const char *set_port(struct parser *p, const char *v)
 	if (!plain_number(v, 1, 65535, &n))
 		return "is not a port. Use 1 to 65535; the default is 4789";
 	p->c->port = n;
+	return NULL;
+}
+
+static bool time_server(const char *v, struct time_server *s, const char **rest)
+{
+	u64 port = 123;
+
+	if (!ipv4(v, &s->ip, rest) || !s->ip || s->ip >> 24 >= 224)
+		return false;
+	if (**rest == ':' && (!number(*rest + 1, &port, rest) || !port || port > 65535))
+		return false;
+	s->port = port;
+	return true;
+}
+
+#define BAD_TIME_SERVER "is not made of IPv4 addresses, with :PORT where it is not 123. Write it like servers=192.168.1.1,192.168.1.2"
+
+static const char *set_time_servers(struct parser *p, const char *v)
+{
+	struct time_config *t = &p->c->time;
+	u32 i;
+
+	for (i = 0; i < CONFIG_MAX_TIME_SERVERS; i++) {
+		if (!time_server(v, &t->servers[i], &v) || (*v && *v != ','))
+			break;
+		if (!*v) {
+			t->n_servers = i + 1;
+			return NULL;
+		}
+		v += 1 + strspn(v + 1, " ");
+	}
+	t->n_servers = 0;
+	return i == CONFIG_MAX_TIME_SERVERS ? "is one server too many. There can be 4" : BAD_TIME_SERVER;
+}
+
+static const char *set_time_prefer(struct parser *p, const char *v)
+{
+	return time_server(v, &p->prefer, &v) && !*v ? NULL : BAD_TIME_SERVER;
+}
+
+static const char *set_time_poll(struct parser *p, const char *v)
+{
+	u64 ms;
+
+	if (!duration_ms(v, &ms) || ms < 8000 || ms > 3600000)
+		return "is not a duration from 8s to 3600s. Write it like poll=64s";
+	p->c->time.poll_s = ms / 1000;
 	return NULL;
 }
 
@@ -483,6 +531,107 @@ static const char *set_nic(struct parser *p, const char *v)
 	return NULL;
 }
 
+#define BAD_DISK "is no disk. Write disk=ram:64M, disk=image:FILE, disk=nbd://IP:PORT/EXPORT or disk=nbds://IP:PORT/EXPORT"
+
+/* Printable, no blanks, nothing that would need quoting in a list of options. */
+static bool word_ok(const char *s, size_t max)
+{
+	size_t n = strlen(s);
+
+	for (size_t i = 0; i < n; i++)
+		if (s[i] <= ' ' || s[i] > '~' || strchr("\"',\\", s[i]))
+			return false;
+	return n <= max;
+}
+
+/* What follows nbd: or nbds: */
+static const char *disk_nbd(struct disk_config *d, const char *v)
+{
+	const char *rest;
+	u64 port = 10809;
+
+	if (!ipv4(v, &d->address, &rest) || !d->address || d->address >> 24 >= 224)
+		return "has no IPv4 address behind //. Write it like disk=nbd://192.168.1.5:10809/root";
+	if (*rest == ':' && (!number(rest + 1, &port, &rest) || !port || port > 65535))
+		return "has a port that is none. Write it like disk=nbd://192.168.1.5:10809/root";
+	if (*rest && *rest != '/')
+		return BAD_DISK;
+	if (*rest)
+		rest++;
+	if (!word_ok(rest, sizeof(d->export_name) - 1))
+		return "has an export name that is not possible. Use up to 63 printable characters without blanks, commas, quotes and "
+			"backslashes";
+	strcpy(d->export_name, rest);
+	d->kind = DISK_NBD;
+	d->port = (u16)port;
+	return NULL;
+}
+
+static const char *disk_source(struct disk_config *d, const char *v)
+{
+	if (!strncmp(v, "ram:", 4)) {
+		d->kind = DISK_RAM;
+		return !size(v + 4, &d->bytes) || !d->bytes || d->bytes % (1u << 20) || d->bytes > 1ull << 40 ?
+			"is not possible. Give a RAM disk a size in whole megabytes, like disk=ram:64M" : NULL;
+	}
+	if (!strncmp(v, "image:", 6)) {
+		d->kind = DISK_IMAGE;
+		d->read_only = true;
+		return set_file(d->image, sizeof(d->image), v + 6);
+	}
+	d->tls = !strncmp(v, "nbds://", 7);
+	if (!d->tls && strncmp(v, "nbd://", 6))
+		return BAD_DISK;
+	return disk_nbd(d, v + (d->tls ? 7 : 6));
+}
+
+static const char *disk_option(struct disk_config *d, const char *o)
+{
+	u64 n;
+
+	if (!strcmp(o, "ro")) {
+		d->read_only = true;
+		return NULL;
+	}
+	if (!strncmp(o, "serial=", 7)) {
+		if (!o[7] || !word_ok(o + 7, sizeof(d->serial) - 1))
+			return "has a serial number that is not possible. Use 1 to 20 printable characters";
+		strcpy(d->serial, o + 7);
+		return NULL;
+	}
+	if (strncmp(o, "timeout=", 8))
+		return "has an unknown option. After the disk there may be ,ro ,serial=TEXT and ,timeout=DURATION";
+	if (d->kind != DISK_NBD || !duration_ms(o + 8, &n) || n < 1000 || n > 86400000)
+		return "has a timeout that is not possible. An NBD disk may have one from 1s to 86400s, like timeout=60s";
+	d->timeout_ms = (u32)n;
+	return NULL;
+}
+
+static const char *set_disk(struct parser *p, const char *v)
+{
+	struct guest_config *g = &p->guest;
+	struct disk_config *d = &g->disks[g->n_disks];
+	char text[256], *next, *at = text;
+	const char *wrong;
+
+	if (g->n_disks == CONFIG_MAX_DISKS)
+		return "is one disk too many. A guest has at most 4";
+	if (strlen(v) >= sizeof(text))
+		return "is too long. At most 255 characters are possible";
+	strcpy(text, v);
+	*d = (struct disk_config){ 0 };
+	for (bool first = true; at; at = next, first = false) {
+		next = strchr(at, ',');
+		if (next)
+			*next++ = 0;
+		wrong = first ? disk_source(d, at) : disk_option(d, at);
+		if (wrong)
+			return wrong;
+	}
+	g->n_disks++;
+	return NULL;
+}
+
 /* N, or a PCI address: bus:device.function in hexadecimal. */
 static const char *set_uplink(struct parser *p, const char *v)
 {
@@ -518,6 +667,9 @@ static const struct key keys[] = {
 	{ S_MIGRATION, "freeze-budget", set_freeze_budget },
 	{ S_MIGRATION, "max-rounds", set_max_rounds },
 	{ S_MIGRATION, "verify", set_verify },
+	{ S_TIME, "servers", set_time_servers },
+	{ S_TIME, "prefer", set_time_prefer },
+	{ S_TIME, "poll", set_time_poll },
 	{ S_DEBUG, "self-migrate-exits", set_self_migrate },
 	{ S_DEBUG, "quit-when-idle", set_quit_when_idle },
 	{ S_GUEST, "memory", set_memory },
@@ -532,13 +684,14 @@ static const struct key keys[] = {
 	{ S_GUEST, "os", set_os },
 	{ S_GUEST, "module", set_module },
 	{ S_GUEST, "console", set_console },
+	{ S_GUEST, "disk", set_disk },
 	{ S_GUEST, "nic", set_nic },
 	{ S_SWITCH, "uplink", set_uplink },
 	{ S_SWITCH, "vlan", set_vlan },
 };
 
 static const char *const section_names[] = { [S_HOST] = "host", [S_NETWORK] = "network", [S_MIGRATION] = "migration",
-	[S_DEBUG] = "debug" };
+	[S_DEBUG] = "debug", [S_TIME] = "time" };
 
 /* --- Sections --- */
 
@@ -671,7 +824,7 @@ static bool section_begin(struct parser *p, const char *name)
 	guest_end(p);
 	p->section = S_SKIP;
 	for (u32 i = S_HOST; i < ARRAY_SIZE(section_names); i++)
-		if (!strcmp(name, section_names[i])) {
+		if (section_names[i] && !strcmp(name, section_names[i])) {
 			p->section = i;
 			return true;
 		}
@@ -683,7 +836,7 @@ static bool section_begin(struct parser *p, const char *name)
 		switch_begin(p, name + 7 + strspn(name + 7, " "));
 		return p->section == S_SWITCH;
 	}
-	complain(p, p->line, "section [%.40s] is unknown. There are [host], [network], [migration], [debug], [switch NAME] and "
+	complain(p, p->line, "section [%.40s] is unknown. There are [host], [network], [time], [migration], [debug], [switch NAME] and "
 		"[guest NAME]", name);
 	return false;
 }
@@ -715,7 +868,7 @@ static int handle(void *user, const char *section, const char *name, const char 
 		return 0;
 	}
 	bit = 1ull << (k - keys);
-	if (p->seen[p->section] & bit && k->set != set_module && k->set != set_nic) {
+	if (p->seen[p->section] & bit && k->set != set_module && k->set != set_disk && k->set != set_nic) {
 		complain(p, p->line, "[%s] %s= is there twice. Remove one", section, name);
 		return 0;
 	}
@@ -813,6 +966,7 @@ void config_parse(struct config *c, const char *text, size_t len)
 	strcpy(c->host_name, "unnamed");
 	c->dhcp = true;
 	c->port = 4789;
+	c->time.poll_s = 64;
 	c->freeze_budget_ms = 300;
 	c->max_rounds = 30;
 	(void)config_ini_parse_stream(next_line, &p, handle, &p);
@@ -821,6 +975,11 @@ void config_parse(struct config *c, const char *text, size_t len)
 	networks_check(&p);
 	if (!p.seen[S_HOST])
 		complain(&p, 0, "[host] name= is missing. Give this host the name that its certificate has, like name=a");
+	for (u32 i = 0; i < c->time.n_servers; i++)
+		if (c->time.servers[i].ip == p.prefer.ip && c->time.servers[i].port == p.prefer.port)
+			c->time.prefer = i + 1;
+	if (p.prefer.ip && !c->time.prefer)
+		complain(&p, 0, "[time] prefer= is none of the servers= there. Name one of them; none is preferred");
 	if (!p.mode_given && c->address)
 		c->dhcp = false;
 	if (!c->dhcp && !c->address) {

@@ -49,6 +49,16 @@ struct switch_config {
 	u16 vlan;                 /* 802.1Q tag on the uplink; 0: untagged */
 };
 
+#define CONFIG_MAX_TIME_SERVERS 4
+
+/* [time]: NTP servers that set the host's clock. */
+struct time_config {
+	struct time_server { u32 ip; u16 port; } servers[CONFIG_MAX_TIME_SERVERS]; /* host byte order */
+	u32 n_servers;
+	u32 prefer;               /* 1 + its place in servers; 0: none */
+	u32 poll_s;
+};
+
 struct guest_config {
 	char name[NAME_MAX_LEN];
 	u64 memory_bytes;         /* multiple of 2 MiB, 4 MiB..1 TiB */
@@ -73,6 +83,7 @@ struct config {
 	bool dhcp;
 	u32 address, netmask, gateway; /* IPv4, host byte order */
 	u16 port;                      /* control and migration, default 4789 */
+	struct time_config time;
 	u32 freeze_budget_ms;          /* default 300 */
 	u32 max_rounds;                /* default 30 */
 	bool verify_full;

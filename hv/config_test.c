@@ -45,6 +45,7 @@ static void test_everything(void **state)
 		"cmdline=console=ttyS0 root=/dev/vda ; not=a:comment\nautostart=yes\ndebug-exit=yes\nos=linux\nconsole=serial\n"
 		"; comment\n"
 		"[guest t1]\nkernel=test.elf\nos=multiboot\nmodule=a.bin one two\nmodule: b.bin\n"
+		"[time]\nservers=10.0.2.2:1123, 192.168.7.1\nprefer=192.168.7.1\npoll=32s\n"
 		"[migration]\nfreeze-budget=2s\nmax-rounds=7\nverify=full\n"
 		"[debug]\nself-migrate-exits=1000\nquit-when-idle=yes");
 	assert_int_equal(c.n_errors, 0);
@@ -54,6 +55,12 @@ static void test_everything(void **state)
 	assert_int_equal(c.netmask, 0xffffff00);
 	assert_int_equal(c.gateway, 0xc0a80701);
 	assert_int_equal(c.port, 5000);
+	assert_int_equal(c.time.n_servers, 2);
+	assert_int_equal(c.time.servers[0].ip, 0x0a000202);
+	assert_int_equal(c.time.servers[0].port, 1123);
+	assert_int_equal(c.time.servers[1].port, 123);
+	assert_int_equal(c.time.prefer, 2);
+	assert_int_equal(c.time.poll_s, 32);
 	assert_int_equal(c.freeze_budget_ms, 2000);
 	assert_int_equal(c.max_rounds, 7);
 	assert_true(c.verify_full);
@@ -80,6 +87,57 @@ static void test_everything(void **state)
 	assert_int_equal(c.guests[1].n_modules, 2);
 	assert_string_equal(c.guests[1].modules[0], "a.bin one two");
 	assert_string_equal(c.guests[1].modules[1], "b.bin");
+}
+
+#define GUEST HOST "[guest g]\nkernel=k\n"
+
+static void test_disks(void **state)
+{
+	const struct disk_config *d = c.guests[0].disks;
+	char text[400] = GUEST "disk=nbd://10.0.0.1/";
+
+	parse(GUEST "disk=ram:64M\ndisk=image:tools/root.img,serial=a\ndisk=nbd://192.168.1.5:10810/root.disk,timeout=60s\n"
+	      "disk = nbds://10.0.0.1/a/b,ro,serial=01234567890123456789\n");
+	assert_int_equal(c.n_errors, 0);
+	assert_int_equal(c.guests[0].n_disks, 4);
+	assert_int_equal(d[0].kind, DISK_RAM);
+	assert_int_equal(d[0].bytes, 64u << 20);
+	assert_false(d[0].read_only);
+	assert_int_equal(d[1].kind, DISK_IMAGE);
+	assert_string_equal(d[1].image, "tools/root.img");
+	assert_string_equal(d[1].serial, "a");
+	assert_true(d[1].read_only);
+	assert_int_equal(d[2].kind, DISK_NBD);
+	assert_int_equal(d[2].address, 0xc0a80105);
+	assert_int_equal(d[2].port, 10810);
+	assert_string_equal(d[2].export_name, "root.disk");
+	assert_int_equal(d[2].timeout_ms, 60000);
+	assert_false(d[2].tls || d[2].read_only);
+	assert_int_equal(d[3].port, 10809);
+	assert_string_equal(d[3].export_name, "a/b");
+	assert_string_equal(d[3].serial, "01234567890123456789");
+	assert_true(d[3].tls && d[3].read_only);
+	parse(GUEST "disk=nbd://10.0.0.1:1\n");
+	assert_int_equal(c.n_errors, 0);
+	assert_string_equal(d[0].export_name, "");
+
+	one_error(GUEST "disk=/dev/sda\n", "line 5", "disk=/dev/sda is no disk", "nbd://IP:PORT/EXPORT");
+	one_error(GUEST "disk=ram:64\n", "line 5", "ram:64 is not possible", "disk=ram:64M");
+	one_error(GUEST "disk=ram:1K\n", "line 5", "not possible", "whole megabytes");
+	one_error(GUEST "disk=ram:99999999999G\n", "line 5", "not possible", "whole megabytes");
+	one_error(GUEST "disk=image:../x\n", "line 5", "is not a file name", "at most 63");
+	one_error(GUEST "disk=nbd://server/root\n", "line 5", "no IPv4 address", "nbd://192.168.1.5:10809/root");
+	one_error(GUEST "disk=nbd://10.0.0.1:0/root\n", "line 5", "port that is none", "nbd://192.168.1.5:10809/root");
+	one_error(GUEST "disk=nbd://10.0.0.1:65536/root\n", "line 5", "port that is none", "nbd://192.168.1.5:10809/root");
+	one_error(GUEST "disk=nbd://10.0.0.1x\n", "line 5", "is no disk", "nbds://IP:PORT/EXPORT");
+	one_error(GUEST "disk=nbd://10.0.0.1/a b\n", "line 5", "export name", "without blanks");
+	one_error(GUEST "disk=nbd://10.0.0.1/a,rw\n", "line 5", "unknown option", ",timeout=DURATION");
+	one_error(GUEST "disk=nbd://10.0.0.1/a,serial=012345678901234567890\n", "line 5", "serial number", "1 to 20");
+	one_error(GUEST "disk=nbd://10.0.0.1/a,timeout=10ms\n", "line 5", "timeout", "from 1s");
+	one_error(GUEST "disk=ram:1M,timeout=10s\n", "line 5", "timeout", "An NBD disk");
+	one_error(GUEST "disk=ram:1M\ndisk=ram:1M\ndisk=ram:1M\ndisk=ram:1M\ndisk=ram:1M\n", "line 9", "one disk too many", "at most 4");
+	memset(text + strlen(text), 'x', 64);
+	one_error(text, "line 5", "export name", "up to 63");
 }
 
 static void test_defaults(void **state)
@@ -152,6 +210,19 @@ static void test_values(void **state)
 	one_error(HOST "[migration]\nmax-rounds=0\n", "line 4", "max-rounds=0", "1 to 1000");
 	one_error(HOST "[migration]\nmax-rounds=99999999999999999999999\n", "line 4", "max-rounds=9", "1 to 1000");
 	one_error(HOST "[migration]\nverify=yes\n", "line 4", "verify=yes", "verify=fold");
+	static const char *const bad_servers[] = { "ntp.example", "10.0.0.1;", "10.0.0.1,", "10.0.0.1:0", "10.0.0.1:65536", "10.0.0.1:",
+		"224.0.1.1", "0.0.0.0", "10.0.0.1 10.0.0.2", "10.0.0" };
+	for (size_t i = 0; i < ARRAY_SIZE(bad_servers); i++) {
+		char text[100];
+
+		snprintf(text, sizeof(text), HOST "[time]\nservers=%s\n", bad_servers[i]);
+		one_error(text, "line 4", "is not made of IPv4 addresses", "192.168.1.1,192.168.1.2");
+		assert_int_equal(c.time.n_servers, 0);
+	}
+	one_error(HOST "[time]\nservers=1.1.1.1,1.1.1.2,1.1.1.3,1.1.1.4,1.1.1.5\n", "line 4", "one server too many", "4");
+	one_error(HOST "[time]\nservers=1.1.1.1\nprefer=1.1.1.2\n", "[time]", "prefer= is none of", "Name one");
+	one_error(HOST "[time]\npoll=7s\n", "line 4", "poll=7s", "8s to 3600s");
+	one_error(HOST "[time]\npoll=64\n", "line 4", "poll=64", "64s");
 	one_error(HOST "[debug]\nself-migrate-exits=-1\n", "line 4", "self-migrate-exits=-1", "0 for off");
 	one_error(HOST "[debug]\nquit-when-idle=1\n", "line 4", "quit-when-idle=1", "yes nor no");
 }
@@ -406,7 +477,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_everything),
-		cmocka_unit_test(test_networks), cmocka_unit_test(test_defaults), cmocka_unit_test(test_network),
+		cmocka_unit_test(test_disks), cmocka_unit_test(test_networks), cmocka_unit_test(test_defaults), cmocka_unit_test(test_network),
 		cmocka_unit_test(test_values), cmocka_unit_test(test_guest_values), cmocka_unit_test(test_cmdline_fits),
 		cmocka_unit_test(test_guests), cmocka_unit_test(test_sections), cmocka_unit_test(test_binary),
 		cmocka_unit_test(test_many_errors), cmocka_unit_test(test_truncation),

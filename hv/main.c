@@ -53,6 +53,7 @@ void hv_main(struct boot_info *bi)
 		smp_start(bi->trampoline, sched_run_guests);
 	mig_init(c->host_name);
 	net_init(bi);
+	net_wait_time();
 	for (u32 i = 0; i < c->n_guests; i++) {
 		struct error e = { 0 };
 		struct vm *vm = vm_define(&c->guests[i], &e);

@@ -158,6 +158,39 @@ void vm_state_loaded(struct vm *vm) { (void)vm; }
 void vm_state_changed(struct vm *vm) { (void)vm; }
 void mig_changed(const struct mig_info *info) { CHECK(info->status && info->phase && info->role); }
 
+bool vm_drain(struct vm *vm)
+{
+	CHECK(vm_find(vm->config.name) == vm);
+	fake_vm(vm)->drained = true;
+	if (world->never_drains)
+		snprintf(vm->drain_why, sizeof(vm->drain_why), "disk 0 waits for server x");
+	if (world->drain_turns)
+		world->drain_turns--;
+	return !world->never_drains && !world->drain_turns;
+}
+
+void vm_undrain(struct vm *vm)
+{
+	fake_vm(vm)->drained = false;
+}
+
+int vm_disks_check(struct vm *vm, const struct blk_info *was, struct error *e)
+{
+	for (u32 i = 0; i < vm->config.n_disks; i++) {
+		/* The definition and what the guest has seen arrived whole. */
+		CHECK(was[i].bytes == 512 * (i + 1) && was[i].hash == i + 7 && was[i].block == 512 && was[i].features == i);
+		CHECK(!memcmp(&vm->config.disks[i], &world->disks[i], sizeof(world->disks[i])));
+		if (world->disk_refused)
+			return error_set(e, E_STATE, "disk %u is another one", i);
+		if (world->disk_away) {
+			world->disk_away--;
+			error_set(e, E_IO, "server x is away");
+			return 0;
+		}
+	}
+	return 1;
+}
+
 const char *vm_run_state_name(enum run_state s)
 {
 	static const char *const names[] = { "prelaunch", "running", "paused", "shutdown", "inmigrate", "finish-migrate",
@@ -236,6 +269,7 @@ void vm_destroy(struct vm *vm)
 {
 	CHECK(!vm->mig);
 	vm_release(vm);
+	free(fake_vm(vm)->disks);
 	for (unsigned i = 0; i < VM_MAX; i++)
 		if (world->vms[world->host][i] == vm)
 			world->vms[world->host][i] = NULL;
@@ -266,6 +300,8 @@ u64 fake_digest(struct vm *vm)
 
 void vm_pause(struct vm *vm, enum run_state state)
 {
+	if (state == RS_FINISH_MIGRATE)
+		CHECK(fake_vm(vm)->drained);
 	if (vm->state != RS_RUNNING && vm->state != RS_PAUSED)
 		return;
 	vm_clock_stop(vm);
@@ -623,6 +659,26 @@ void fake_setup(u64 seed)
 	vm->epoch = 1;
 	vm->state = RS_RUNNING;
 	vm_clock_start(vm);
+}
+
+void fake_disks(u32 n)
+{
+	struct vm *vm = fake_guest(FAKE_A);
+
+	fake_vm(vm)->disks = calloc(n, sizeof(struct blk_backend));
+	for (u32 i = 0; i < n; i++) {
+		struct disk_config *d = &world->disks[i];
+
+		*d = (struct disk_config){ .kind = i % 3, .bytes = i % 3 ? 0 : 1u << 20, .address = 0x0a000001 + i, .port = (u16)(10809 + i),
+					   .tls = i & 1, .read_only = i & 2, .timeout_ms = 1000 * i };
+		snprintf(d->image, sizeof(d->image), "image%u", i);
+		snprintf(d->export_name, sizeof(d->export_name), "export%u", i);
+		snprintf(d->serial, sizeof(d->serial), "serial%u", i);
+		vm->config.disks[i] = *d;
+		vm->disks[i] = &fake_vm(vm)->disks[i];
+		vm->disks[i]->info = (struct blk_info){ 512 * (i + 1), i + 7, 512, i };
+	}
+	vm->config.n_disks = n;
 }
 
 static void drop_pending(int host)

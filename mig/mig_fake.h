@@ -10,7 +10,7 @@ enum { FAKE_A, FAKE_B, FAKE_HOSTS };
 
 /* The state struct of the fake CPU; `even` must be even, or post_load refuses it. */
 struct fake_cpu { u64 counter, even; u32 regs[8]; u8 bytes[16]; };
-struct fake_vm { struct vm vm; u8 *ram; struct fake_cpu cpu; u64 rng; };
+struct fake_vm { struct vm vm; u8 *ram; struct fake_cpu cpu; u64 rng; bool drained; struct blk_backend *disks; };
 static inline struct fake_vm *fake_vm(struct vm *vm) { return container_of(vm, struct fake_vm, vm); }
 
 enum fake_fault { FAULT_NONE, FAULT_CUT, FAULT_CUT_ONE_SIDE, FAULT_BLACK_HOLE, FAULT_FLIP };
@@ -34,6 +34,9 @@ struct fake_world {
 	u64 frozen_digest;               /* of the guest when it was frozen last */
 	unsigned resumes, kills;
 	u32 writes_per_run;              /* pages the guest dirties in one turn */
+	bool never_drains, disk_refused;
+	u32 drain_turns, disk_away;      /* calls that say no before one says yes */
+	struct disk_config disks[CONFIG_MAX_DISKS]; /* of the guest, see fake_disks() */
 	bool bad_state;                  /* the source's state is one that post_load refuses */
 };
 extern struct fake_world *world;
@@ -42,6 +45,8 @@ extern struct fake_world *world;
 void fake_setup(u64 seed);
 /* Frees everything and returns how many allocations were still live besides guests (must be 0). */
 u64 fake_teardown(void);
+/* Gives the guest n disks, and what it has seen of them. */
+void fake_disks(u32 n);
 void fake_switch(int host);
 /* Forgets everything that a restart would (guests too). */
 void fake_restart(int host);

@@ -15,7 +15,7 @@
 static void short_timeouts(void)
 {
 	mig_timeouts = (struct mig_timeouts){ .connect = 100000, .precopy = 100000, .freeze = 100000, .commit = 100000,
-					      .silence = 200000, .frozen = 1000000, .keepalive = 20000, .retry_max = 50000, .linger = 30000 };
+					      .silence = 200000, .frozen = 1000000, .disks = 50000, .drain = 50000, .keepalive = 20000, .retry_max = 50000, .linger = 30000 };
 }
 
 /* Steps until nothing goes on any more, or too long. */
@@ -53,6 +53,7 @@ static enum outcome outcome(void)
 		assert_int_equal(a->epoch, 1);
 		assert_null(a->dirty);
 		assert_null(a->mig);
+		assert_false(fake_vm(a)->drained);
 		/* The target threw its copy away. */
 		assert_null(b);
 		return STAYED;
@@ -1075,10 +1076,121 @@ static int setup(void **state)
 	return 0;
 }
 
+/* Definitions of disks, and what the guest has seen of them, arrive whole; slow devices and slow disks are waited for. */
+static void test_disks_travel(void **state)
+{
+	struct vm *b;
+
+	(void)state;
+	for (u32 n = 1; n <= CONFIG_MAX_DISKS; n++) {
+		fake_setup(n);
+		fake_disks(n);
+		world->drain_turns = 20;
+		world->disk_away = 20;
+		begin(n, false);
+		assert_true(settle(3000));
+		assert_int_equal(outcome(), MOVED);
+		b = fake_guest(FAKE_B);
+		assert_int_equal(b->config.n_disks, n);
+		assert_memory_equal(b->config.disks, world->disks, sizeof(world->disks));
+		assert_false(fake_vm(b)->drained);
+		finish();
+	}
+}
+
+/* A target that sees another disk, or none, refuses the move. */
+static void test_disk_refused(void **state)
+{
+	(void)state;
+	for (int away = 0; away < 2; away++) {
+		fake_setup(3);
+		short_timeouts();
+		fake_disks(2);
+		world->disk_refused = !away;
+		world->disk_away = away ? 100000 : 0;
+		begin(3, false);
+		assert_true(settle(3000));
+		assert_int_equal(outcome(), STAYED);
+		if (!strstr(info_of(FAKE_A).error.text, away ? "cannot reach a disk of guest g1: server x is away" : "disk 0 is another one"))
+			fail_msg("%s", info_of(FAKE_A).error.text);
+		assert_string_equal(info_of(FAKE_A).status, "failed");
+		assert_int_equal(world->kills, 0);
+		finish();
+	}
+}
+
+/* One that loses the disk after it had it: no commit. */
+static void test_disk_lost_before_commit(void **state)
+{
+	(void)state;
+	fake_setup(4);
+	fake_disks(1);
+	begin(4, false);
+	while (!fake_guest(FAKE_A)->dirty)
+		fake_step(STEP_US);
+	world->disk_away = 100000;
+	assert_true(settle(3000));
+	assert_int_equal(outcome(), STAYED);
+	assert_non_null(strstr(info_of(FAKE_A).error.text, "server x is away"));
+	assert_false(fake_vm(fake_guest(FAKE_A))->drained);
+	assert_int_equal(fake_guest(FAKE_A)->state, RS_RUNNING);
+	finish();
+}
+
+/* Requests that nobody answers: the move fails in time, the guest runs on with working devices. */
+static void test_never_drains(void **state)
+{
+	struct vm *a;
+
+	(void)state;
+	fake_setup(5);
+	short_timeouts();
+	world->never_drains = true;
+	begin(5, false);
+	assert_true(settle(3000));
+	assert_int_equal(outcome(), STAYED);
+	a = fake_guest(FAKE_A);
+	assert_non_null(strstr(info_of(FAKE_A).error.text, "disk 0 waits for server x"));
+	assert_false(fake_vm(a)->drained);
+	assert_int_equal(a->state, RS_RUNNING);
+	/* And then it can. */
+	world->never_drains = false;
+	begin(5, false);
+	assert_true(settle(3000));
+	assert_int_equal(outcome(), MOVED);
+	finish();
+}
+
+/* Cancelled while the devices come to rest. */
+static void test_cancel_while_draining(void **state)
+{
+	struct error e = { 0 };
+	struct vm *a;
+
+	(void)state;
+	fake_setup(6);
+	world->never_drains = true;
+	begin(6, false);
+	a = fake_guest(FAKE_A);
+	while (!fake_vm(a)->drained)
+		fake_step(STEP_US);
+	fake_switch(FAKE_A);
+	assert_int_equal(mig_cancel(a, &e), 0);
+	assert_true(settle(3000));
+	assert_int_equal(outcome(), STAYED);
+	assert_false(fake_vm(a)->drained);
+	finish();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_plain),
+		cmocka_unit_test(test_disks_travel),
+		cmocka_unit_test(test_disk_refused),
+		cmocka_unit_test(test_disk_lost_before_commit),
+		cmocka_unit_test(test_never_drains),
+		cmocka_unit_test(test_cancel_while_draining),
 		cmocka_unit_test(test_there_and_back),
 		cmocka_unit_test(test_paused_stays_paused),
 		cmocka_unit_test(test_refusals),

@@ -47,12 +47,17 @@ void mig_self(struct vm *vm)
 	char where[80];
 	bool running = vm->clock_running;
 
+	/* What is under way outside is no state. Its devices rest until the next time, which it then is. */
+	if (!vm_drain(vm))
+		goto out;
 	if (!before || !after) {
 		log_warn("mig", "no memory for the self-migration of guest %s", vm->config.name);
+		vm_undrain(vm);
 		goto out;
 	}
 	if (reload(vm, before, &len, after, &len2, &e)) {
 		vm_kill(vm, "self-migration: %s", e.text);
+		vm_undrain(vm);
 		goto out;
 	}
 	at = first_difference(before, after, MIN(len, len2));
@@ -64,6 +69,7 @@ void mig_self(struct vm *vm)
 	/* Loading stops the clock, as on a target. */
 	if (running && !vm_is_dead(vm))
 		vm_clock_start(vm);
+	vm_undrain(vm);
 out:
 	if (before)
 		frame_free_n(before, SELF_PAGES);

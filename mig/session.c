@@ -11,7 +11,7 @@
 #define PROGRAM_VERSION "0.1.0"
 
 struct mig_timeouts mig_timeouts = {
-	.connect = 30 * SEC, .precopy = 60 * SEC, .freeze = 30 * SEC, .frozen = 600 * SEC, .commit = 30 * SEC, .silence = 120 * SEC,
+	.connect = 30 * SEC, .disks = 10 * SEC, .drain = 10 * SEC, .precopy = 60 * SEC, .freeze = 30 * SEC, .frozen = 600 * SEC, .commit = 30 * SEC, .silence = 120 * SEC,
 	.keepalive = 1 * SEC, .retry_max = 5 * SEC, .linger = 3 * SEC,
 };
 

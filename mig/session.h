@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What both ends of a move share. Private to mig/. */
 #pragma once
+#include "hv/vm/blk.h"
 #include "mig/ledger.h"
 #include "mig/mig.h"
 #include "mig/ram.h"
@@ -15,6 +16,8 @@
 /* Microseconds. The guest is frozen only in freeze and commit; after `commit` the source asks over a new connection. */
 struct mig_timeouts {
 	u64 connect;    /* TCP, TLS, HELLO, CONFIG to READY */
+	u64 disks;      /* target: until the guest's disks answer */
+	u64 drain;      /* source: until the guest's devices have nothing under way */
 	u64 precopy;    /* no byte taken or received for so long */
 	u64 freeze;     /* the same, guest stopped, until PREPARED */
 	u64 frozen;     /* guest stopped, all in all, until PREPARED: bytes that trickle must not hold it for ever */
@@ -31,7 +34,7 @@ enum mig_step {
 	SRC_CONNECT, SRC_HELLO, SRC_CONFIG, SRC_PRECOPY, SRC_FREEZE, SRC_VERIFY, SRC_STATE, SRC_FINAL, SRC_COMMIT,
 	SRC_WAIT, SRC_RECONNECT, SRC_REHELLO, SRC_RESOLVE,
 	/* target */
-	TGT_HELLO, TGT_CONFIG, TGT_RECEIVE, TGT_PREPARED,
+	TGT_HELLO, TGT_CONFIG, TGT_DISKS, TGT_RECEIVE, TGT_PREPARED,
 	/* both: nothing left to do but to get the last frame out */
 	MIG_LINGER, MIG_ENDED,
 };
@@ -60,6 +63,7 @@ struct mig_session {
 	bool tracking, frozen, was_paused, gave_up, waited;
 	bool round_done, awaiting, freeze_due; /* all pages of the round queued; its echo is to come; freeze as soon as possible */
 	u64 last_todo;          /* pages that were left at the end of the round before */
+	u64 drain_us;                    /* since when the guest's devices come to rest; 0: they work */
 	u64 freeze_us, freeze_tsc;
 	u64 round_us, rate;              /* rate: page bytes per second, 0 unknown */
 	u64 console_sent;
@@ -74,6 +78,7 @@ struct mig_session {
 	/* target */
 	bool verify_full, last_round, full_pending;
 	u64 stopped_wall_us;             /* UTC when the source stopped the guest's clock, 0: unknown */
+	struct blk_info disks[CONFIG_MAX_DISKS]; /* as the guest knows them */
 	bool had_stale;                  /* an inactive entry of that name stood here before */
 	struct { struct guest_config config; enum run_state state; char owner[NAME_MAX_LEN], reason[300]; u64 epoch; bool own; } stale;
 };

@@ -5,6 +5,7 @@
 #include "hv/lib/clock.h"
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
+#include "hv/vm/blk.h"
 #include "hv/vm/vm_clock.h"
 #include "net/net.h"
 
@@ -58,6 +59,9 @@ static void source_fail(struct mig_session *s, const struct error *e)
 		    !s->peer_ended;
 
 	untrack(s);
+	if (s->drain_us)
+		vm_undrain(s->vm);
+	s->drain_us = 0;
 	thaw(s);
 	log_warn("mig", "guest %s stays here: %s", s->key.guest, e->text);
 	s->info->error = *e;
@@ -166,6 +170,30 @@ static void source_trouble(struct mig_session *s, const struct error *e)
 		source_fail(s, e);
 }
 
+/* Definitions, and what the guest has seen of them. */
+static void put_disks(struct wire_writer *w, const struct vm *vm)
+{
+	wire_put_u16(w, (u16)vm->config.n_disks);
+	for (u32 i = 0; i < vm->config.n_disks; i++) {
+		const struct disk_config *d = &vm->config.disks[i];
+		struct blk_info info = vm->disks[i] ? vm->disks[i]->info : (struct blk_info){ 0 };
+
+		wire_put_u32(w, d->kind);
+		wire_put_u32(w, (d->tls ? 1u : 0u) | (d->read_only ? 2u : 0u));
+		wire_put_u64(w, d->bytes);
+		wire_put_u32(w, d->address);
+		wire_put_u32(w, d->timeout_ms);
+		wire_put_u16(w, d->port);
+		wire_put_str(w, d->image);
+		wire_put_str(w, d->export_name);
+		wire_put_str(w, d->serial);
+		wire_put_u64(w, info.bytes);
+		wire_put_u64(w, info.hash);
+		wire_put_u32(w, info.block);
+		wire_put_u32(w, info.features);
+	}
+}
+
 static int send_config(struct mig_session *s, struct error *e)
 {
 	struct vm *vm = s->vm;
@@ -200,6 +228,7 @@ static int send_config(struct mig_session *s, struct error *e)
 	}
 	wire_put_u16(w, (u16)n);
 	wire_put_bytes(w, cpu, (size_t)n);
+	put_disks(w, vm);
 	return wire_end(&s->out) ? error_set(e, E_RANGE, "the definition of guest %s is too large", c->name) : 0;
 }
 
@@ -637,6 +666,11 @@ static int produce_round(struct mig_session *s, struct error *e)
 		/* A reset or power-off that the guest has asked for must happen before it stops for us. */
 		if (s->vm->state == RS_RUNNING && (s->vm->want_reset || s->vm->want_poweroff))
 			return 0;
+		/* Its disks and the like have nothing under way from here any more, then it stops. */
+		if (!s->drain_us)
+			s->drain_us = now_us();
+		if (!vm_drain(s->vm))
+			return 0;
 		freeze(s);
 	}
 	if (!s->round_done) {
@@ -811,6 +845,9 @@ static int check_time(const struct mig_session *s, struct error *e)
 		limit = t->connect;
 		since = s->step_us;
 	}
+	if (s->drain_us && !s->frozen && now - s->drain_us > t->drain)
+		return error_set(e, E_TIMEOUT, "the devices of guest %s do not come to rest within %llu s: %.160s", s->key.guest,
+				 (unsigned long long)t->drain / 1000000, s->vm->drain_why);
 	if (s->frozen && !s->gave_up && now - s->freeze_us > t->frozen)
 		return error_set(e, E_TIMEOUT, "guest %s would stay frozen for more than %llu s: the link to host %s is too slow, or that "
 				 "host is stuck", s->key.guest, (unsigned long long)t->frozen / 1000000, s->peer);

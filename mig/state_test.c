@@ -35,12 +35,13 @@ struct stream *net_connect(u32 ip, u16 port, const char *host, const char *alpn,
 }
 void mig_changed(const struct mig_info *info) { }
 
-/* Stored streams are of a guest without them. */
+/* Stored streams are of a guest without them, and without disks. */
 static bool no_cards;
 
 static struct vm *make(const char *name)
 {
-	struct guest_config c = { .memory_bytes = 4ul << 20, .vcpus = 1, .debug_exit = true, .n_nics = !no_cards };
+	struct guest_config c = { .memory_bytes = 4ul << 20, .vcpus = 1, .debug_exit = true, .n_nics = !no_cards,
+				  .n_disks = !no_cards, .disks = { { .kind = DISK_RAM, .bytes = 1u << 20 } } };
 	struct error e = { 0 };
 	struct vm *vm;
 

@@ -54,7 +54,7 @@ void target_abort(struct mig_session *s, const char *text)
 {
 	struct vm *vm = s->vm;
 	enum wire_type type = s->step == TGT_RECEIVE || s->step == TGT_PREPARED ? WIRE_ABORT :
-			      s->step == TGT_CONFIG ? WIRE_REFUSED : WIRE_ERROR;
+			      s->step == TGT_CONFIG || s->step == TGT_DISKS ? WIRE_REFUSED : WIRE_ERROR;
 	bool tell;
 
 	/* First on record, then said: the source may run the guest as soon as it reads this. */
@@ -104,6 +104,37 @@ static void read_nics(struct wire_reader *r, struct guest_config *c)
 	}
 }
 
+static void read_disks(struct wire_reader *r, struct guest_config *c, struct blk_info *info)
+{
+	c->n_disks = wire_u16(r);
+	if (c->n_disks > CONFIG_MAX_DISKS)
+		r->bad = true;
+	for (u32 i = 0; !r->bad && i < c->n_disks; i++) {
+		struct disk_config *d = &c->disks[i];
+		u32 flags;
+
+		d->kind = wire_u32(r);
+		flags = wire_u32(r);
+		d->tls = flags & 1;
+		d->read_only = flags >> 1 & 1;
+		d->bytes = wire_u64(r);
+		d->address = wire_u32(r);
+		d->timeout_ms = wire_u32(r);
+		d->port = wire_u16(r);
+		wire_str(r, d->image, sizeof(d->image));
+		wire_str(r, d->export_name, sizeof(d->export_name));
+		wire_str(r, d->serial, sizeof(d->serial));
+		info[i].bytes = wire_u64(r);
+		info[i].hash = wire_u64(r);
+		info[i].block = wire_u32(r);
+		info[i].features = wire_u32(r);
+		if (d->kind > DISK_NBD || flags > 3 || (d->kind == DISK_RAM && (!d->bytes || d->bytes % 512 || d->bytes > 1ull << 40)) ||
+		    (d->kind == DISK_NBD && !d->port) || (d->kind == DISK_IMAGE && !d->image[0]) || info[i].bytes % 512 ||
+		    (info[i].bytes && (info[i].block < 512 || info[i].block > 4096 || info[i].block & (info[i].block - 1))))
+			r->bad = true;
+	}
+}
+
 struct config_frame { struct guest_config config; u64 tsc_hz; const u8 *cpu; u16 cpu_len; };
 
 static int read_config(struct mig_session *s, struct wire_reader *r, struct config_frame *f, struct error *e)
@@ -134,6 +165,7 @@ static int read_config(struct mig_session *s, struct wire_reader *r, struct conf
 	read_nics(r, c);
 	f->cpu_len = wire_u16(r);
 	f->cpu = wire_bytes(r, f->cpu_len);
+	read_disks(r, c, s->disks);
 	if (!wire_done(r) || flags > 3)
 		return error_set(e, E_PROTO, "host %s sent a malformed guest definition", s->peer);
 	if (!name_ok(c->name))
@@ -192,7 +224,7 @@ static int make_guest(struct mig_session *s, const struct config_frame *f, struc
 	vm->epoch = s->key.epoch - 1;
 	snprintf(vm->owner_name, sizeof(vm->owner_name), "%s", s->peer);
 	vm->state = RS_INMIGRATE;
-	if (guest_ram_pages(vm) != f->config.memory_bytes / PAGE_SIZE)
+	if (vm->ram_bytes != f->config.memory_bytes)
 		return error_set(e, E_NOMEM, "guest %s got another amount of memory than it wants", f->config.name);
 	if (ram_init(&s->ram, vm, 0))
 		goto nomem;
@@ -207,10 +239,31 @@ nomem:
 			 f->config.name);
 }
 
+/* READY is said when all disks are there, and the same that the guest knows. */
+static int disks_turn(struct mig_session *s, struct error *e)
+{
+	struct wire_writer *w;
+	struct error why = { 0 };
+	int rc = vm_disks_check(s->vm, s->disks, &why);
+
+	if (rc < 0)
+		return error_set(e, (enum err)why.code, "%s", why.text);
+	if (rc == 0) {
+		session_keepalive(s);
+		if (now_us() - s->step_us <= mig_timeouts.disks)
+			return 0;
+		return error_set(e, E_TIMEOUT, "this host cannot reach a disk of guest %s: %s", s->key.guest, why.text);
+	}
+	session_set(s, TGT_RECEIVE, "active", "precopy");
+	w = wire_begin(&s->out, WIRE_READY);
+	wire_put_u64(w, s->key.id);
+	wire_put_u64(w, s->key.epoch);
+	return wire_end(&s->out);
+}
+
 static int on_config(struct mig_session *s, struct wire_reader *r, struct error *e)
 {
 	struct config_frame f = { 0 };
-	struct wire_writer *w;
 	int rc;
 
 	snprintf(s->key.source, sizeof(s->key.source), "%s", s->peer);
@@ -242,11 +295,8 @@ static int on_config(struct mig_session *s, struct wire_reader *r, struct error 
 		 (unsigned long long)f.config.memory_bytes >> 20, (unsigned long long)f.tsc_hz / 1000,
 		 (unsigned long long)s->key.epoch);
 	session_next_round(s);
-	session_set(s, TGT_RECEIVE, "active", "precopy");
-	w = wire_begin(&s->out, WIRE_READY);
-	wire_put_u64(w, s->key.id);
-	wire_put_u64(w, s->key.epoch);
-	return wire_end(&s->out);
+	session_set(s, TGT_DISKS, "setup", "connect");
+	return disks_turn(s, e);
 }
 
 /* --- pages --- */
@@ -455,6 +505,10 @@ static int on_final(struct mig_session *s, struct wire_reader *r, struct error *
 	rc = check_hash(s, fold, pages, e);
 	if (rc)
 		return rc;
+	/* Its last moment: after PREPARED this host has to take the guest. */
+	rc = vm_disks_check(s->vm, s->disks, e);
+	if (rc <= 0)
+		return rc < 0 ? rc : -E_IO;
 	s->info->hash_verified = true;
 	if (state_hash != ram_hash_bytes(s->state, s->state_len))
 		return error_set(e, E_PROTO, "the device state of guest %s did not arrive as it was sent", s->key.guest);
@@ -647,6 +701,8 @@ static int turn(struct mig_session *s, struct error *e)
 
 	rc = session_flush(s, e);
 	if (rc < 0)
+		return rc;
+	if (s->step == TGT_DISKS && (rc = disks_turn(s, e)) < 0)
 		return rc;
 	if (s->full_pending)
 		return full_turn(s, e);

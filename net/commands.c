@@ -7,6 +7,7 @@
 #include "hv/vm/vm.h"
 #include "mbedtls/base64.h"
 #include "mig/mig.h"
+#include "net/time.h"
 #include <cJSON.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -160,6 +161,11 @@ static void query_host(struct command_call *c, const cJSON *args)
 	/* Both are the TSC, which starts at 0 when the machine does. */
 	NUM(o, "boot-ticks", boot_ticks);
 	NUM(o, "first-guest-output-ticks", first);
+}
+
+static void query_time(struct command_call *c, const cJSON *args)
+{
+	c->ret = time_query();
 }
 
 static void query_guests(struct command_call *c, const cJSON *args)
@@ -526,6 +532,7 @@ static const struct command {
 	{ "query-version", ROLE_VIEWER, false, query_version },
 	{ "query-commands", ROLE_VIEWER, false, query_commands },
 	{ "query-host", ROLE_VIEWER, false, query_host },
+	{ "query-time", ROLE_VIEWER, false, query_time },
 	{ "query-guests", ROLE_VIEWER, false, query_guests },
 	{ "query-status", ROLE_VIEWER, false, query_status },
 	{ "query-migrate", ROLE_VIEWER, false, query_migrate },

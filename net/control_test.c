@@ -5,6 +5,7 @@
 #include "hv/vm/vm.h"
 #include "mig/mig.h"
 #include "net/net_fake.h"
+#include "net/time.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -70,6 +71,13 @@ static size_t typed_len, typed_room;
 static struct host_caps caps;
 
 const struct host_caps *host_caps(void) { return &caps; }
+struct cJSON *time_query(void)
+{
+	cJSON *o = cJSON_CreateObject();
+
+	cJSON_AddStringToObject(o, "state", "synchronized");
+	return o;
+}
 
 const char *vm_run_state_name(enum run_state s)
 {
@@ -343,7 +351,7 @@ static void test_basics(void **state)
 	expect_error(p, "{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{"
 		"}}}}}}}}}}}}}}}}}}", "GenericError", "one JSON object");
 	o = ask(p, "{\"execute\":\"query-commands\"}");
-	assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(o, "return")), 17);
+	assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(o, "return")), 18);
 	cJSON_Delete(o);
 	/* Pieces, and several in one. */
 	feed(p, "{\"execute\":");
@@ -390,6 +398,9 @@ static void test_shapes(void **state)
 	char *text;
 
 	(void)state;
+	o = ask(p, "{\"execute\":\"query-time\"}");
+	assert_string_equal(cJSON_GetObjectItem(cJSON_GetObjectItem(o, "return"), "state")->valuestring, "synchronized");
+	cJSON_Delete(o);
 	o = ask(p, "{\"execute\":\"query-host\"}");
 	r = cJSON_GetObjectItem(o, "return");
 	shape(r, "name:s version:s vmx:o cpu:s tsc-khz:n memory-total:n memory-free:n hypervisor-memory:n uptime-us:n "

@@ -12,7 +12,9 @@
 #include "mig/mig.h"
 #include "net/control.h"
 #include "net/lan.h"
+#include "net/nbd.h"
 #include "net/port/port.h"
+#include "net/time.h"
 #include "net/tls.h"
 #include "netif/ethernet.h"
 #include <stdio.h>
@@ -21,6 +23,7 @@
 #define RX_FRAMES_PER_TURN 64
 #define LINK_CHECK_US 100000
 #define IDLE_MAX_US 100000
+#define WAIT_TIME_US 3000000
 
 static struct nic *nic;
 static unsigned nic_number;
@@ -147,6 +150,7 @@ void net_init(const struct boot_info *bi)
 		return;
 	}
 	lwip_init();
+	nbd_init(identity, &identity_error);
 	dhcp = c->dhcp;
 	ip.addr = dhcp ? 0 : lwip_htonl(c->address);
 	mask.addr = dhcp ? 0 : lwip_htonl(c->netmask);
@@ -163,6 +167,7 @@ void net_init(const struct boot_info *bi)
 		log_err("net", "DHCP could not be started (no memory); set address= in godwit.conf");
 	else if (!dhcp && !c->address)
 		log_err("net", "no address: set [network] address= in godwit.conf, or mode=dhcp");
+	time_init(&c->time);
 	if (identity && !tls_listen(identity, c->port, accepted, &identity_error)) {
 		log_info("net", "control port %u open, host '%s'", c->port, host_name);
 	} else {
@@ -203,6 +208,8 @@ bool net_poll(void)
 	busy |= lan_poll();
 	link_check();
 	sys_check_timeouts();
+	nbd_timers(now_us());
+	time_poll();
 	busy |= tls_poll();
 	busy |= control_poll();
 	/* Answers of this turn leave in this turn. */
@@ -217,6 +224,18 @@ bool net_poll(void)
 	return busy;
 }
 
+void net_wait_time(void)
+{
+	u64 until = now_us() + WAIT_TIME_US;
+
+	if (!nic)
+		return;
+	while (!time_settled() && now_us() < until)
+		net_poll();
+	if (!time_settled())
+		log_warn("time", "no time server has answered yet: guests start by the firmware's clock");
+}
+
 u64 net_idle_us(void)
 {
 	u64 now = now_us(), at = lan_deadline_us(), sleep;
@@ -225,7 +244,7 @@ u64 net_idle_us(void)
 		return MIN((u64)IDLE_MAX_US, at > now ? at - now : 0);
 	sleep = sys_timeouts_sleeptime();
 	sleep = sleep == SYS_TIMEOUTS_SLEEPTIME_INFINITE ? IDLE_MAX_US : MIN(sleep * 1000, (u64)IDLE_MAX_US);
-	at = MIN(at, MIN(tls_deadline_us(), next_link_check));
+	at = MIN(MIN(at, time_deadline_us()), MIN(MIN(tls_deadline_us(), next_link_check), nbd_timers(now)));
 	return MIN(sleep, at > now ? at - now : 0);
 }
 

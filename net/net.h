@@ -8,6 +8,8 @@
 void net_name_host(struct boot_info *bi);
 /* Brings up NIC, lwIP, TLS identity and the control port. A host without NIC or certificate logs it and goes on. */
 void net_init(const struct boot_info *bi);
+/* Before the first guest starts: gives time servers, if there are any, a few seconds to set the clock. */
+void net_wait_time(void);
 /* One bounded turn: receive, timers, TLS, control. true if there was something to do. */
 bool net_poll(void);
 /* Microseconds until lwIP's next timer. */

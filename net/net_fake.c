@@ -13,6 +13,8 @@
 
 u64 fake_now = 1000000;
 s64 fake_wall_shift;
+struct wall fake_wall = { .base_us = 1800000000000000 };
+bool fake_wall_synced;
 size_t fake_heap_bytes, fake_heap_blocks, fake_heap_limit;
 char fake_log[16384];
 int fake_entropy;
@@ -20,8 +22,14 @@ int fake_entropy;
 u64 now_us(void) { return fake_now; }
 u64 host_tsc_hz(void) { return 1000000000; }
 u64 host_tsc(void) { return fake_now * 1000; }
-u64 wall_us(void) { return wall_seconds() * 1000000; }
 u64 wall_seconds(void) { return (u64)(time(NULL) + fake_wall_shift); }
+u64 wall_us(void) { return wall_at(&fake_wall, fake_now); }
+bool wall_synced(void) { return fake_wall_synced; }
+void wall_set_synced(bool yes) { fake_wall_synced = yes; }
+void wall_discipline(s64 step_us, s64 slew_us, s64 rate_ppb)
+{
+	wall_change(&fake_wall, fake_now, step_us, slew_us, rate_ppb);
+}
 
 void *heap_calloc(size_t n, size_t size)
 {

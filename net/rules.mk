@@ -69,9 +69,11 @@ $(NET_TEST_DIR)/%.o: %.c $(NET_PORT_H)
 
 $(BUILD)/tests/pki/done: net/test_pki.sh
 	sh $< $(@D)
-NET_TESTS := $(BUILD)/tests/tls_test $(BUILD)/tests/control_test $(BUILD)/tests/gcm_test
+NET_TESTS := $(BUILD)/tests/time_test $(BUILD)/tests/nbd_test $(BUILD)/tests/tls_test $(BUILD)/tests/control_test $(BUILD)/tests/gcm_test
 UNIT_TESTS += $(NET_TESTS)
 $(BUILD)/tests/tls_test: $(NET_TEST_DIR)/net/tls_test.o $(NET_TEST_DIR)/net/tls.o $(NET_TEST_OBJS) | $(BUILD)/tests/pki/done
+	@echo '  LD      $@'; $(HOSTCC) -fsanitize=address,undefined -o $@ $^ -lcmocka
+$(BUILD)/tests/time_test: $(addprefix $(NET_TEST_DIR)/net/,time_test.o time.o ntp.o) $(NET_TEST_OBJS)
 	@echo '  LD      $@'; $(HOSTCC) -fsanitize=address,undefined -o $@ $^ -lcmocka
 $(BUILD)/tests/gcm_test: $(NET_TEST_DIR)/net/port/gcm_test.o $(NET_TEST_OBJS)
 	@mkdir -p $(@D)
@@ -80,4 +82,12 @@ $(BUILD)/tests/control_test: $(addprefix $(NET_TEST_DIR)/,net/control_test.o net
 	net/port/sys.o hv/lib/err.o lib/cjson/cJSON.o lib/mbedtls/base64.o lib/mbedtls/constant_time.o)
 	@echo '  LD      $@'; $(HOSTCC) -fsanitize=address,undefined -o $@ $^ -lcmocka
 
+NBD_TEST_OBJS := $(addprefix $(NET_TEST_DIR)/,net/nbd_client.o net/nbd_proto.o)
+$(BUILD)/tests/nbd_test: $(NET_TEST_DIR)/net/nbd_test.o $(NBD_TEST_OBJS) $(NET_TEST_OBJS)
+	@mkdir -p $(@D)
+	@echo '  LD      $@'; $(HOSTCC) -fsanitize=address,undefined -o $@ $^ -lcmocka
+
 -include $(shell find $(NET_TEST_DIR) -name '*.d' 2>/dev/null)
+
+# For tools/fuzz/rules.mk.
+FUZZ_SRCS_nbd := net/nbd_proto.c hv/lib/err.c hv/lib/log.c hv/lib/clock.c hv/lib/bug.c

@@ -67,7 +67,7 @@ struct conn {
 struct tls_identity {
 	mbedtls_x509_crt ca, crt;
 	mbedtls_pk_context key;
-	mbedtls_ssl_config server, client_qmp, client_mig;
+	mbedtls_ssl_config server, client_qmp, client_mig, client_other;
 	struct tcp_pcb *listener;
 	void (*accept)(struct stream *);
 	char name[32], role[16];
@@ -218,7 +218,7 @@ static int config_init(mbedtls_ssl_config *conf, struct tls_identity *id, int en
 	mbedtls_ssl_conf_ciphersuites(conf, suites);
 	mbedtls_ssl_conf_groups(conf, groups);
 	mbedtls_ssl_conf_sig_algs(conf, sig_algs);
-	if (mbedtls_ssl_conf_alpn_protocols(conf, alpn) || mbedtls_ssl_conf_own_cert(conf, &id->crt, &id->key))
+	if ((alpn && mbedtls_ssl_conf_alpn_protocols(conf, alpn)) || mbedtls_ssl_conf_own_cert(conf, &id->crt, &id->key))
 		return -E_NOMEM;
 	return 0;
 }
@@ -301,6 +301,7 @@ struct tls_identity *tls_identity_load(const struct tls_files *files, const char
 	mbedtls_ssl_config_init(&id->server);
 	mbedtls_ssl_config_init(&id->client_qmp);
 	mbedtls_ssl_config_init(&id->client_mig);
+	mbedtls_ssl_config_init(&id->client_other);
 	if (identity_parse(id, files, &own))
 		goto fail;
 	cert_names(&id->crt, id->name, id->role);
@@ -319,7 +320,8 @@ struct tls_identity *tls_identity_load(const struct tls_files *files, const char
 	}
 	if (config_init(&id->server, id, MBEDTLS_SSL_IS_SERVER, alpn_both) ||
 	    config_init(&id->client_qmp, id, MBEDTLS_SSL_IS_CLIENT, alpn_qmp) ||
-	    config_init(&id->client_mig, id, MBEDTLS_SSL_IS_CLIENT, alpn_mig)) {
+	    config_init(&id->client_mig, id, MBEDTLS_SSL_IS_CLIENT, alpn_mig) ||
+	    config_init(&id->client_other, id, MBEDTLS_SSL_IS_CLIENT, NULL)) {
 		error_set(&own, E_NOMEM, "no memory for the TLS configuration");
 		goto fail;
 	}
@@ -328,6 +330,11 @@ fail:
 	error_set(e, own.code, "%s", own.text);
 	tls_identity_free(id);
 	return NULL;
+}
+
+const struct mbedtls_ssl_config *tls_client_config(const struct tls_identity *id)
+{
+	return &id->client_other;
 }
 
 void tls_identity_free(struct tls_identity *id)
@@ -339,6 +346,7 @@ void tls_identity_free(struct tls_identity *id)
 	mbedtls_ssl_config_free(&id->server);
 	mbedtls_ssl_config_free(&id->client_qmp);
 	mbedtls_ssl_config_free(&id->client_mig);
+	mbedtls_ssl_config_free(&id->client_other);
 	mbedtls_pk_free(&id->key);
 	mbedtls_x509_crt_free(&id->crt);
 	mbedtls_x509_crt_free(&id->ca);

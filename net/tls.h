@@ -26,6 +26,10 @@ int tls_init(struct error *e) __must_check;
 struct tls_identity *tls_identity_load(const struct tls_files *files, const char *host, struct error *e) __must_check;
 /* The name (CN) in a host's certificate (PEM), unchecked. false: it is none, or has none. */
 bool tls_certificate_name(const void *crt, size_t len, char name[32]);
+/* For clients of other servers than Godwit's (NBD): this host's certificate, the cluster's CA, no ALPN, no role asked for. The
+ * caller sets the name or address that must be in the server's certificate. Valid as long as id. */
+struct mbedtls_ssl_config;
+const struct mbedtls_ssl_config *tls_client_config(const struct tls_identity *id);
 /* No connection may use it any more. */
 void tls_identity_free(struct tls_identity *id);
 

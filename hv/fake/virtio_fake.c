@@ -3,7 +3,6 @@
 #include "hv/vm/bus.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 struct vm *virtio_fake_vm(void)
 {
@@ -12,10 +11,8 @@ struct vm *virtio_fake_vm(void)
 	vm->ram_2m_count = VIRTIO_FAKE_RAM / PAGE_2M;
 	vm->ram_bytes = VIRTIO_FAKE_RAM;
 	vm->ram_2m = calloc(vm->ram_2m_count, sizeof(hpa_t));
-	for (u64 i = 0; i < vm->ram_2m_count; i++) {
-		vm->ram_2m[i] = ptr_hpa(aligned_alloc(PAGE_2M, PAGE_2M));
-		memset(hpa_ptr(vm->ram_2m[i]), 0, PAGE_2M);
-	}
+	for (u64 i = 0; i < vm->ram_2m_count; i++)
+		vm->ram_2m[i] = ptr_hpa(calloc(1, PAGE_2M));
 	vdev_fake_add(vm, &pci_type, 0);
 	return vm;
 }

@@ -5,3 +5,7 @@ $(BUILD)/gen/dsdt_aml.h: hv/vm/dsdt.asl
 	@echo '  IASL    $<'; iasl -vs -we -p $(BUILD)/gen/dsdt -tc $< > $(BUILD)/gen/dsdt.log || { cat $(BUILD)/gen/dsdt.log; false; }
 	@sed 's/^unsigned char/static const unsigned char/' $(BUILD)/gen/dsdt.hex > $@
 $(BUILD)/obj/hv/vm/acpi_tables.o $(BUILD)/tests/obj/hv/vm/acpi_tables.o: $(BUILD)/gen/dsdt_aml.h
+
+# Fuzzer of the PCI bus and the virtio devices (tools/fuzz/rules.mk).
+FUZZ_SRCS_virtio = $$(PURE_SRCS) $$(ZYDIS_SRCS)
+FUZZ_CFLAGS_virtio = $(ZYDIS_CFLAGS) $(INIH_CFLAGS) -I$(ZYDIS_DIR)/src -w

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* For every registered state description, whatever it is: the fields cover each byte of the state once. */
 #include "hv/vdev/devices.h"
+#include "hv/vdev/virtio.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -60,7 +61,8 @@ static void test_coverage(void **unused)
 static void test_devices_registered(void **unused)
 {
 	static const struct vdev_type *const all[] = { &lapic_type, &ioapic_type, &pic_type, &pit_type, &rtc_type,
-						       &pm_type, &uart_type, &debug_exit_type, &misc_ports_type };
+						       &pm_type, &uart_type, &debug_exit_type, &misc_ports_type, &pci_type,
+						       &virtio_rng_type.vdev, &virtio_console_type.vdev };
 
 	for (unsigned i = 0; i < ARRAY_SIZE(all); i++) {
 		bool found = false;

@@ -113,7 +113,7 @@ static inline const struct virtio_type *virtio_type_of(const struct virtio *vio)
 	return container_of(vio->dev.type, struct virtio_type, vdev);
 }
 
-extern const struct virtio_type virtio_rng_type, virtio_console_type;
+extern const struct virtio_type virtio_blk_type, virtio_rng_type, virtio_console_type;
 
 /* --- virtio_console.c --- */
 /* Whether the guest's last output came from its virtio console: then input goes there, else to the UART. */

@@ -7,13 +7,31 @@
 #define LOW_RAM_END (3ull << 30)
 #define HIGH_RAM (4ull << 30)
 
+/* Where the guest's pages end, and where its RAM disks lie. */
+static u64 layout(struct vm *vm, u64 bytes)
+{
+	u64 end = bytes > LOW_RAM_END ? HIGH_RAM + bytes - LOW_RAM_END : bytes;
+
+	for (u32 i = 0; i < vm->config.n_disks; i++) {
+		if (vm->config.disks[i].kind != DISK_RAM)
+			continue;
+		end = MAX(end, HIGH_RAM);
+		vm->disk_base[i] = end;
+		end += ALIGN_UP(vm->config.disks[i].bytes, PAGE_2M);
+		vm->disk_pages += ALIGN_UP(vm->config.disks[i].bytes, PAGE_2M) >> PAGE_SHIFT;
+	}
+	return end;
+}
+
 int guest_mem_create(struct vm *vm, u64 bytes, struct error *e)
 {
-	u64 low = MIN(bytes, LOW_RAM_END), end = bytes > LOW_RAM_END ? HIGH_RAM + bytes - LOW_RAM_END : bytes;
+	u64 low = MIN(bytes, LOW_RAM_END), ram_end = bytes > LOW_RAM_END ? HIGH_RAM + bytes - LOW_RAM_END : bytes;
+	u64 end = layout(vm, bytes);
 	size_t map_bytes = (end >> 21) * sizeof(hpa_t);
+	unsigned long long wanted_disks;
 
 	/* Not after clearing all that there is: that takes seconds, in which nobody else runs. */
-	if (bytes > frame_stats().free || ept_init(&vm->ept))
+	if (bytes + (vm->disk_pages << PAGE_SHIFT) > frame_stats().free || ept_init(&vm->ept))
 		goto nomem;
 	vm->ram_2m = heap_calloc(1, map_bytes);
 	if (!vm->ram_2m)
@@ -27,16 +45,19 @@ int guest_mem_create(struct vm *vm, u64 bytes, struct error *e)
 		if (!frame.v)
 			goto nomem;
 		vm->ram_2m[at >> 21] = frame;
+		if (at >= ram_end)
+			continue; /* a RAM disk */
 		vm->ram_bytes += PAGE_2M;
 		if (ept_map_2m(&vm->ept, gpa(at), frame))
 			goto nomem;
 	}
 	return 0;
 nomem:
+	wanted_disks = vm->disk_pages >> (20 - PAGE_SHIFT);
 	guest_mem_destroy(vm);
 	return error_set(e, E_NOMEM,
 			 "guest %s wants %llu MiB, but only %llu MiB are free on this host: stop or move a guest, or lower memory=",
-			 vm->config.name, (unsigned long long)bytes >> 20, (unsigned long long)frame_stats().free >> 20);
+			 vm->config.name, (unsigned long long)(bytes >> 20) + wanted_disks, (unsigned long long)frame_stats().free >> 20);
 }
 
 void guest_mem_destroy(struct vm *vm)
@@ -47,13 +68,15 @@ void guest_mem_destroy(struct vm *vm)
 			frame_free_2m(vm->ram_2m[i]);
 	heap_free(vm->ram_2m);
 	vm->ram_2m = NULL;
-	vm->ram_2m_count = vm->ram_bytes = 0;
+	vm->ram_2m_count = vm->ram_bytes = vm->disk_pages = 0;
 	ept_destroy(&vm->ept);
 }
 
 void guest_mem_clear(struct vm *vm)
 {
-	for (u64 i = 0; i < vm->ram_2m_count; i++)
+	u64 end = vm->ram_2m_count - (vm->disk_pages >> (21 - PAGE_SHIFT));
+
+	for (u64 i = 0; i < end; i++)
 		if (vm->ram_2m[i].v)
 			memset(hpa_ptr(vm->ram_2m[i]), 0, PAGE_2M);
 	if (vm->dirty)
@@ -132,4 +155,4 @@ u64 guest_next_gfn(const struct vm *vm, u64 gfn)
 }
 
 u64 guest_gfn_end(const struct vm *vm) { return vm->ram_2m_count << 9; }
-u64 guest_ram_pages(const struct vm *vm) { return vm->ram_bytes >> PAGE_SHIFT; }
+u64 guest_ram_pages(const struct vm *vm) { return (vm->ram_bytes >> PAGE_SHIFT) + vm->disk_pages; }

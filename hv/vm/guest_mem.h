@@ -3,8 +3,9 @@
 #pragma once
 #include "hv/vm/vm.h"
 
-/* RAM of bytes (multiple of 2 MiB) and the EPT over it: 0..3 GiB, the rest from 4 GiB. Undone whole on error. */
+/* RAM of bytes (multiple of 2 MiB) and the EPT over it: 0..3 GiB, the rest from 4 GiB; above it, and above 4 GiB, the pages of
+ * RAM disks, which the guest has no mapping of. Undone whole on error. */
 int guest_mem_create(struct vm *vm, u64 bytes, struct error *e) __must_check;
 void guest_mem_destroy(struct vm *vm);
-/* All zero, as after power-on. */
+/* RAM is all zero, as after power-on; RAM disks keep their contents. */
 void guest_mem_clear(struct vm *vm);

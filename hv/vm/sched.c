@@ -47,7 +47,7 @@ static struct vcpu *pick(u64 *until)
 	for (unsigned i = 0; i < VM_MAX; i++) {
 		struct vm *vm = vms[i];
 
-		if (!vm || vm->state != RS_RUNNING || vm->hold || vm->attention)
+		if (!vm || vm->state != RS_RUNNING || vm->hold || vm->attention || vm->disks_wait)
 			continue;
 		for (unsigned n = 0; n < vm->n_vcpus; n++) {
 			struct vcpu *v = vm->vcpus[n];

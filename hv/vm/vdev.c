@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "hv/vm/vdev.h"
+#include "hv/vm/blk.h"
 #include "hv/vdev/devices.h"
 #include "hv/vdev/virtio_net.h"
 #include "hv/vm/board.h"
@@ -136,12 +137,19 @@ int board_create(struct vm *vm, struct error *e)
 	};
 	int rc = 0;
 
+	for (unsigned i = 0; !rc && i < vm->config.n_disks; i++) {
+		vm->disks[i] = blk_open(vm, i, e);
+		if (!vm->disks[i])
+			rc = -E_NOENT;
+	}
 	for (unsigned i = 0; !rc && i < vm->config.vcpus; i++)
 		rc = add(vm, &lapic_type, i, e);
 	for (unsigned i = 0; !rc && i < ARRAY_SIZE(board); i++)
 		rc = add(vm, board[i], 0, e);
 	for (unsigned i = 0; !rc && i < vm->config.n_nics; i++)
 		rc = add(vm, &virtio_net_type.vdev, i, e);
+	for (unsigned i = 0; !rc && i < vm->config.n_disks; i++)
+		rc = add(vm, &virtio_blk_type.vdev, i, e);
 	if (!rc && vm->config.debug_exit)
 		rc = add(vm, &debug_exit_type, 0, e);
 	return rc;
@@ -163,6 +171,11 @@ void board_destroy(struct vm *vm)
 		heap_free(vm->vdevs[i]);
 	}
 	vm->n_vdevs = vm->n_pio = vm->n_mmio = 0;
+	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++) {
+		if (vm->disks[i])
+			vm->disks[i]->ops->close(vm->disks[i]);
+		vm->disks[i] = NULL;
+	}
 }
 
 void vm_irq_line(struct vm *vm, unsigned isa_irq, bool level)

@@ -48,6 +48,8 @@ struct vm {
 	hpa_t *ram_2m;                   /* backing of each 2 MiB, index gpa >> 21; {0} = hole */
 	u64 ram_2m_count;                /* entries in ram_2m */
 	u64 ram_bytes;
+	u64 disk_base[CONFIG_MAX_DISKS]; /* RAM disks: pages above the RAM that move with it, but are in no EPT */
+	u64 disk_pages;
 	u64 *dirty;                      /* bit per gfn; NULL while tracking is off */
 	u64 dirty_words;
 	u64 ept_generation;              /* grows with every change that the CPUs' cached translations must not survive */
@@ -65,6 +67,9 @@ struct vm {
 	/* Devices. */
 	struct spinlock lock;            /* device state; vm_lock() */
 	struct vdev *vdevs[VM_MAX_VDEVS];
+	struct blk_backend *disks[CONFIG_MAX_DISKS];
+	char drain_why[160];             /* what vm_drain() waits for, for people */
+	bool disks_wait;                 /* no vCPU runs yet: what a disk of the guest is like is not known */
 	unsigned n_vdevs;
 	struct bus_range pio[VM_MAX_RANGES], mmio[VM_MAX_RANGES];
 	unsigned n_pio, n_mmio;
@@ -131,7 +136,7 @@ const void *guest_page(const struct vm *vm, u64 gfn);
 /* First gfn >= gfn that is RAM, or ~0. */
 u64 guest_next_gfn(const struct vm *vm, u64 gfn);
 u64 guest_gfn_end(const struct vm *vm); /* one past the highest gfn */
-u64 guest_ram_pages(const struct vm *vm);
+u64 guest_ram_pages(const struct vm *vm); /* RAM disks included */
 
 /* --- dirty.c: log of pages written since the last harvest, by the guest (EPT D bits) or by us --- */
 int dirty_start(struct vm *vm) __must_check;  /* splits EPT, all clean; -E_NOMEM leaves tracking off */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* lwIP: one thread, polled; IPv4, TCP for us, UDP for DHCP only. */
+/* lwIP: one thread, polled; IPv4, TCP for us, UDP for DHCP and time servers. */
 #pragma once
 
 #define NO_SYS 1
@@ -31,7 +31,7 @@
 #define MEMP_NUM_TCP_PCB 48
 #define MEMP_NUM_TCP_PCB_LISTEN 2
 #define MEMP_NUM_TCP_SEG 1536
-#define MEMP_NUM_UDP_PCB 2
+#define MEMP_NUM_UDP_PCB 4
 #define MEMP_NUM_PBUF 64
 #define MEMP_NUM_ARP_QUEUE 16
 /* Received frames are PBUF_RAM of their own length, so that small ones cannot hoard big buffers. */

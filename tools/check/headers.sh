@@ -65,11 +65,11 @@ declare -A may=(
 	[hv/mm]='hv/(lib|mm)/.*'
 	[hv/vmx]='hv/(lib|arch|mm|vmx)/.*'
 	[hv/vm]='hv/(lib|arch|mm|vmx|vm)/.*|hv/config.h|boot/boot_info.h'
-	[hv/vdev]='hv/(lib|vdev)/.*|hv/vm/vdev.h'
+	[hv/vdev]='hv/(lib|vdev)/.*|hv/vm/(vdev|blk).h'
 	[hv]='.*'
 	[drivers]='hv/(lib|arch)/.*|hv/mm/frame.h|drivers/.*'
-	[net]='(hv/lib|net)/.*|hv/(config|mm/frame|vm/vm).h|boot/boot_info.h|drivers/nic/nic.h|mig/mig.h'
-	[mig]='(hv/lib|mig)/.*|hv/mm/frame.h|hv/vm/vm(_clock)?.h|hv/config.h|net/stream.h'
+	[net]='(hv/lib|net)/.*|hv/(config|mm/frame|vm/vm|vm/blk).h|boot/boot_info.h|drivers/nic/nic.h|mig/mig.h'
+	[mig]='(hv/lib|mig)/.*|hv/mm/frame.h|hv/vm/(vm|vm_clock|blk).h|hv/config.h|net/stream.h'
 	[boot]='(boot|hv/lib)/.*|hv/config.h|hv/arch/(cpu|x86).h'
 )
 # FILE HEADER: the exceptions.

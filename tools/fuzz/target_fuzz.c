@@ -32,6 +32,7 @@ static void put_config(struct wire_out *o)
 	wire_put_u16(w, 0);
 	wire_put_u16(w, 4);
 	wire_put_bytes(w, "cpu1", 4);
+	wire_put_u16(w, 0);
 	MUST(wire_end(o) == 0);
 }
 

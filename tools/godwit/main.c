@@ -9,6 +9,7 @@
 #include "ca.h"
 #include "console.h"
 #include "guest.h"
+#include "hosttime.h"
 #include "migrate.h"
 #include "status.h"
 #include "util.h"
@@ -22,6 +23,7 @@ static const struct command {
 } commands[] = {
 	{ "ca", ca_main, "make the cluster's CA; enrol hosts and people" },
 	{ "status", status_main, "show hosts and guests" },
+	{ "time", time_main, "show how right the hosts' clocks are" },
 	{ "start", guest_main, "start a guest" },
 	{ "stop", guest_main, "switch a guest off" },
 	{ "reset", guest_main, "reset a guest" },

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: MIT */
+/* libFuzzer: any sequence of port, configuration, MMIO and ring accesses to the PCI bus and the virtio devices on it. Input:
+ * operations of one byte, a byte that picks the device, and what the operation takes. At the end each device's state must
+ * be one that its own post_load accepts. */
+#include "hv/fake/virtio_fake.h"
+#include "hv/vm/bus.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const u8 *data, size_t len);
+
+struct input { const u8 *p, *end; };
+
+static u64 take(struct input *in, unsigned bytes)
+{
+	u64 v = 0;
+
+	for (unsigned i = 0; i < bytes && in->p < in->end; i++)
+		v |= (u64)*in->p++ << 8 * i;
+	return v;
+}
+
+static struct vdev *fuzz_devs[4];
+
+static void start(struct input *in, struct vm *vm, struct vdev *dev)
+{
+	static const u64 features[] = { 0, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_EVENT_IDX | VIRTIO_F_INDIRECT_DESC };
+	struct virtio_fake d;
+	u8 how = (u8)take(in, 1);
+
+	virtio_fake_config_write(vm, virtio_of(dev)->fn.slot, 0x10, 4,
+				 (u32)PCI_WINDOW + ((u32)virtio_of(dev)->fn.slot << 20));
+	virtio_fake_start(&d, dev, features[how & 3], (u16)(1 << (how >> 2 & 7)));
+	if (how & 0x20)
+		virtio_fake_msix(&d);
+	if (how & 0x40) /* one good request in each queue */
+		for (unsigned q = 0; q < virtio_type_of(d.vio)->n_queues; q++) {
+			virtio_fake_desc(&d, q, 0, VIRTIO_FAKE_BUFFERS, 64, how & 0x80 ? VQ_WRITE : 0, 0);
+			virtio_fake_avail(&d, q, 0);
+		}
+}
+
+/* Into the rings, mostly; a value that is small is more likely to be one that means something. */
+static void poke(struct input *in, struct vm *vm)
+{
+	u8 where = (u8)take(in, 1), what = (u8)take(in, 1);
+	u64 at = virtio_fake_ring(where & 1) + (where >> 1 & 3) * 0x1000ull + (where >> 3) * 2ull, val;
+	unsigned size = 1u << (what & 3);
+
+	val = what & 4 ? take(in, size) : what >> 3;
+	if (guest_write(vm, gpa(at), &val, size))
+		abort();
+	/* What was written may be an index: let the available index of the queue be as if it went on by one, too. */
+	if (what & 0x80) {
+		u16 idx;
+
+		if (guest_read(vm, gpa(virtio_fake_ring(where & 1) + 0x1002), &idx, 2))
+			abort();
+		idx++;
+		if (guest_write(vm, gpa(virtio_fake_ring(where & 1) + 0x1002), &idx, 2))
+			abort();
+	}
+}
+
+static void step(struct input *in, struct vm *vm)
+{
+	u8 op = (u8)take(in, 1), pick = (u8)take(in, 1);
+	struct vdev *dev = fuzz_devs[pick % 2];
+	struct pci_fn *fn = &virtio_of(dev)->fn;
+	u64 val = 0, at;
+	unsigned size = 1u << (pick >> 2 & 3);
+
+	switch (op % 12) {
+	case 0: start(in, vm, dev); break;
+	case 1: case 2:
+		at = take(in, 1);
+		if (op % 12 == 1)
+			virtio_fake_config_write(vm, pick & 16 ? fn->slot : pick >> 5, (unsigned)at, MIN(size, 4u), (u32)take(in, 4));
+		else
+			virtio_fake_config_read(vm, pick & 16 ? fn->slot : pick >> 5, (unsigned)at, MIN(size, 4u));
+		break;
+	case 3:
+		at = fn->s->bar + (take(in, 2) & 0x7fff);
+		virtio_fake_mmio_write(vm, at, size, take(in, size));
+		break;
+	case 4:
+		virtio_fake_mmio_read(vm, fn->s->bar + (take(in, 2) & 0x7fff), size);
+		break;
+	case 5: case 6: poke(in, vm); break;
+	case 7:
+		virtio_fake_mmio_write(vm, fn->s->bar + 0x3000 + 4 * (pick >> 4), 2, 0);
+		for (unsigned i = 0; i < 8 && vm_service(vm); i++)
+			;
+		break;
+	case 8: vdev_fake_run(vm, take(in, 4)); break;
+	case 9:
+		at = take(in, 4);
+		val = take(in, 4);
+		bus_mmio(vm, at, size, pick & 32, &val);
+		break;
+	case 10:
+		vm_console_in(vm, (const u8 *)"typed", pick % 6);
+		break;
+	default:
+		at = 0xcf8 + take(in, 1) % 8;
+		val = take(in, 4);
+		bus_pio(vm, (u16)at, MIN(size, 4u), pick & 32, &val);
+	}
+	int vector = lapic_pending(vcpu_lapic(vm->vcpus[0]));
+
+	if (vector >= 0) {
+		if (vector < 16)
+			abort();
+		lapic_ack(vcpu_lapic(vm->vcpus[0]), (u8)vector);
+		lapic_mmio_write(vcpu_lapic(vm->vcpus[0]), 0xb0, 0);
+	}
+}
+
+int LLVMFuzzerTestOneInput(const u8 *data, size_t len)
+{
+	struct input in = { data, data + len };
+	struct vm *vm = virtio_fake_vm();
+
+	fuzz_devs[0] = vdev_fake_add(vm, &virtio_rng_type.vdev, 0);
+	fuzz_devs[1] = vdev_fake_add(vm, &virtio_console_type.vdev, 0);
+	vdev_fake_add(vm, &uart_type, 0);
+	vdev_fake_add(vm, &pm_type, 0);
+	lapic_mmio_write(vcpu_lapic(vm->vcpus[0]), 0xf0, 0x1ff);
+	for (unsigned i = 0; i < 400 && in.p < in.end; i++)
+		step(&in, vm);
+	for (unsigned i = 0; i < vm->n_vdevs; i++) {
+		const struct mig_type *t = &vm->vdevs[i]->type->mig;
+
+		if (t->post_load && t->post_load(vm->vdevs[i], NULL))
+			abort();
+	}
+	virtio_fake_free(vm);
+	return 0;
+}
