@@ -13,7 +13,7 @@ if empty), memory=MEMORY, debug-exit=yes, os=multiboot. `expect` is one of
     dead:REGEX      its host stopped it (state internal-error) for a reason that matches
 Whatever happens to a guest, its host and all other guests go on. `output` is a regular expression for
 the console. `seconds` is what it needs of emulated time on an idle host, generously. `qemu` says whether
-QEMU TCG is a good enough PC for it (it has no x2APIC, reads unknown MSRs as 0, ...).
+QEMU TCG is a good enough PC for it (it has no x2APIC, reads unknown MSRs as 0, ...). `vcpus`: how many it has.
 """
 import argparse
 import collections
@@ -22,11 +22,13 @@ import re
 import subprocess
 import sys
 
-Test = collections.namedtuple("Test", "name image args expect output memory seconds qemu modules")
+Test = collections.namedtuple("Test", "name image args expect output memory seconds qemu modules vcpus")
 
 
-def _t(name, args="", expect="pass", output="", memory=16, seconds=5, qemu=True, image=None, modules=()):
-    return Test(name, (image or name.split("-")[0]) + ".elf", args, expect, output, memory, seconds, qemu, modules)
+def _t(name, args="", expect="pass", output="", memory=16, seconds=5, qemu=True, image=None, modules=(),
+       vcpus=1):
+    return Test(name, (image or name.split("-")[0]) + ".elf", args, expect, output, memory, seconds, qemu, modules,
+                vcpus)
 
 
 TESTS = [
@@ -59,6 +61,12 @@ TESTS = [
     _t("reboot-kbd", "how=kbd", expect="reset", output="REBOOT start how=kbd"),
     _t("reboot-cf9", "how=cf9", expect="reset", output="REBOOT start how=cf9"),
     _t("reboot-fadt", "how=fadt", expect="reset", output="REBOOT start how=fadt", qemu=False),
+    # Several CPUs.
+    _t("smp", "cpus=4", seconds=10, vcpus=4),
+    _t("smp-x2apic", "cpus=4 x2apic", seconds=10, qemu=False, vcpus=4),
+    _t("smp-2", "cpus=2 x2apic", seconds=10, qemu=False, vcpus=2),
+    _t("smp-8", "cpus=8", seconds=20, qemu=False, vcpus=8),
+    _t("smp-1", "cpus=1", vcpus=1),
     # Guests that behave badly.
     _t("badmsr", seconds=10, qemu=False),
     _t("unmapped-read", "op=read", qemu=False),
@@ -104,7 +112,7 @@ def run_qemu(test, guests, scratch):
     """Run one test in QEMU TCG; returns None or what is wrong. A reset ends QEMU there."""
     cmd = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", str(test.memory), "-kernel",
            os.path.join(guests, test.image), "-append", test.args, "-device", "isa-debug-exit,iobase=0xf4,iosize=4",
-           "-serial", "stdio", "-display", "none", "-monitor", "none", "-vga", "none", "-net", "none", "-no-reboot"]
+           "-smp", str(test.vcpus), "-serial", "stdio", "-display", "none", "-monitor", "none", "-vga", "none", "-net", "none", "-no-reboot"]
     modules = [os.path.join(scratch, name) for name in write_modules(test, scratch)]
     if modules:
         cmd += ["-initrd", ",".join(modules)]

@@ -191,6 +191,7 @@ static void query_guests(struct command_call *c, const cJSON *args)
 		NUM(o, "epoch", vm->epoch);
 		NUM(o, "uptime-us", vm_is_populated(vm) && !vm_is_dead(vm) ? now_us() - vm->started_us : 0);
 		NUM(o, "exits", vm_exits(vm));
+		NUM(o, "cpu-us", vm_run_us(vm));
 		NUM(o, "self-migrations", vm->self_migrations);
 		if (vm->debug_exit_code >= 0)
 			NUM(o, "debug-exit-code", vm->debug_exit_code);

@@ -21,6 +21,7 @@ stack_top:
 
 	.section .data
 	.align 16
+	.globl gdt
 gdt:	.quad 0
 	.quad 0x00af9b000000ffff /* 0x08: 64-bit code */
 	.quad 0x00cf93000000ffff /* 0x10: data */

@@ -186,6 +186,8 @@ struct regs {
 enum { VEC_UD = 6, VEC_GP = 13, VEC_PF = 14, VEC_NONE = -1 };
 
 void intr_init(void);
+/* Loads the IDT of intr_init() on another CPU. */
+void intr_load(void);
 /* `fn` is called with interrupts off and has to do the EOI; NULL makes the vector fatal again. */
 void intr_set(u8 vector, void (*fn)(struct regs *));
 
@@ -240,6 +242,34 @@ void ioapic_write(u8 reg, u32 v);
 u32 ioapic_pins(void);
 /* Edge, active high, fixed, to this CPU's APIC; `masked` keeps it quiet. */
 void ioapic_route(u32 pin, u8 vector, bool masked);
+
+/* ---- other CPUs (smp.c) ----
+ * CPU 0 is the boot CPU. TRY is for one CPU at a time; printf() and CHECK() are for CPU 0. */
+
+#define SMP_MAX 8
+struct smp_cpu {
+	u32 apic_id;
+	bool x2apic;              /* mode to come up in: the boot CPU's */
+	volatile u32 starts;      /* times that it has come up */
+	void (*volatile job)(u32); /* what it works on; NULL: nothing */
+};
+extern struct smp_cpu smp_cpu[SMP_MAX];
+/* CPUs in the MADT, at most SMP_MAX. To be called before all that follows. */
+u32 smp_cpus(void);
+/* Number of the CPU that this runs on: no exit, and right in interrupt handlers, too. */
+u32 smp_self(void);
+/* Sends an IPI: destination, low word of the ICR. Uses the mode that the local APIC is in. */
+void smp_icr(u32 dest, u32 low);
+/* INIT, start-up IPI: true when CPU i is up, with interrupts off, its local APIC enabled, waiting for jobs. */
+bool smp_boot(u32 i);
+/* CR0 and CS that the CPU started last had at its first instruction. */
+void smp_state(u32 *cr0, u32 *cs);
+/* Spins until *what is at least that, or the time is over. */
+bool smp_wait(volatile u32 *what, u32 atleast, u64 us);
+/* Has CPU i call fn(i); waits for its end; or both for all CPUs, this one among them. False: not in time. */
+void smp_start_job(u32 i, void (*fn)(u32));
+bool smp_wait_job(u32 i, u64 us);
+bool smp_all(void (*fn)(u32), u64 us);
 
 /* ---- ACPI (acpi.c) ---- */
 

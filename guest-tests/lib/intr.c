@@ -25,20 +25,25 @@ static void spurious(struct regs *r)
 	(void)r;
 }
 
-void intr_init(void)
+void intr_load(void)
 {
 	struct {
 		u16 limit;
 		u64 base;
 	} __attribute__((packed)) idtr = { sizeof(idt) - 1, (u64)idt };
 
+	__asm__ volatile("lidt %0" : : "m"(idtr));
+}
+
+void intr_init(void)
+{
 	for (u32 i = 0; i < 256; i++) {
 		u64 stub = (u64)intr_stubs + 16 * i;
 
 		idt[i] = (struct gate){ stub, 8, 0, 0x8e, stub >> 16, stub >> 32, 0 };
 	}
 	handlers[0x27] = handlers[0x2f] = handlers[0xff] = spurious;
-	__asm__ volatile("lidt %0" : : "m"(idtr));
+	intr_load();
 }
 
 void intr_set(u8 vector, void (*fn)(struct regs *))
@@ -112,7 +117,9 @@ void apic_enable(bool x2apic)
 	/* x2APIC mode can only be left through the disabled state. */
 	if (!x2apic && rdmsr(MSR_APIC_BASE) & APIC_BASE_EXTD)
 		wrmsr(MSR_APIC_BASE, base);
-	wrmsr(MSR_APIC_BASE, base | APIC_BASE_EN);
+	/* An INIT leaves the mode as it was (SDM "x2APIC States After INIT"), and there is no way back to xAPIC from here. */
+	if (!(rdmsr(MSR_APIC_BASE) & APIC_BASE_EXTD))
+		wrmsr(MSR_APIC_BASE, base | APIC_BASE_EN);
 	if (x2apic)
 		wrmsr(MSR_APIC_BASE, base | APIC_BASE_EN | APIC_BASE_EXTD);
 	x2apic_on = x2apic;

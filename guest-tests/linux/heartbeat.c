@@ -9,7 +9,10 @@
  *	- a constant pattern (hb.pattern_mb), every page again within hb.verify_ms;
  *	- a working set (hb.dirty_set_mb) rewritten at hb.dirty_mb_s; every page is compared
  *	  with what was last written to it before it is written again;
- *	- CLOCK_MONOTONIC and the TSC never go back.
+ *	- CLOCK_MONOTONIC and the TSC never go back;
+ *	- hb.threads=N more threads, bound to the CPUs in turn, in pairs of neighbours that pass a
+ *	  token on with futexes, call membarrier() now and then (an IPI to every CPU), wait on timers
+ *	  and rewrite checked pages of their own: no token is lost, and no clock goes back between CPUs.
  * A failure is one line "HB FAIL chk ..." or "HB FAIL time ...".
  *
  * Settings come from the kernel command line as hb.NAME=VALUE, and later as console lines
@@ -19,6 +22,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -28,10 +33,17 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/reboot.h>
+#include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+/* linux/futex.h and linux/membarrier.h, which musl's compiler has not. */
+#define FUTEX_WAIT_PRIVATE 128
+#define FUTEX_WAKE_PRIVATE 129
+#define MEMBARRIER_CMD_PRIVATE_EXPEDITED 8
+#define MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED 16
 
 #define PAGE 4096u
 #define PAGE_WORDS (PAGE / 8)
@@ -47,7 +59,7 @@ struct setting {
 	u64 value, max;
 };
 
-enum { PERIOD, PATTERN, DIRTY, DIRTY_SET, VERIFY, SELFEND, NSETTINGS };
+enum { PERIOD, PATTERN, DIRTY, DIRTY_SET, VERIFY, SELFEND, THREADS, NSETTINGS };
 static struct setting set[NSETTINGS] = {
 	[PERIOD] = { "period_ms", 100, 3600000 },
 	[PATTERN] = { "pattern_mb", 16, 1 << 20 },
@@ -55,6 +67,7 @@ static struct setting set[NSETTINGS] = {
 	[DIRTY_SET] = { "dirty_set_mb", 16, 1 << 20 },
 	[VERIFY] = { "verify_ms", 4000, 3600000 },
 	[SELFEND] = { "selfend", 0, ~0ull },
+	[THREADS] = { "threads", 0, 64 },
 };
 
 /*
@@ -248,6 +261,93 @@ static u64 check_time(void)
 	return mono;
 }
 
+/* ---- load on all CPUs ---- */
+
+/* Thread i waits until its token is odd (i even: even), makes it so for its partner and works a little. */
+struct worker {
+	u32 token, id;
+	u64 rounds, tsc; /* tsc: when the token was passed on last */
+	struct worker *first; /* of the pair: it has the token */
+	struct area area;
+	_Bool started;
+} __attribute__((aligned(64)));
+static struct worker workers[64];
+
+static void worker_fail(const char *what, const struct worker *w, u64 number)
+{
+	__atomic_add_fetch(&fails, 1, __ATOMIC_RELAXED);
+	say("HB FAIL thread %s worker=%u rounds=%llu number=%llu", what, w->id, w->rounds, number);
+}
+
+static void *work(void *arg)
+{
+	struct worker *w = arg, *f = w->first;
+	u32 mine = w->id & 1, token;
+	struct timespec wait = { 20, 0 }, nap = { 0, 1000000 };
+	u64 now, before;
+
+	for (;; w->rounds++) {
+		while (((token = __atomic_load_n(&f->token, __ATOMIC_ACQUIRE)) & 1) != mine) {
+			before = clock_ns(CLOCK_MONOTONIC);
+			if (syscall(SYS_futex, &f->token, FUTEX_WAIT_PRIVATE, token, &wait, NULL, 0) && errno == ETIMEDOUT) {
+				/* Its partner must have been stuck, or the wake-up was lost. */
+				worker_fail("waited in vain", w, clock_ns(CLOCK_MONOTONIC) - before);
+			}
+		}
+		now = rdtsc();
+		if (now < f->tsc)
+			worker_fail("tsc went back between CPUs", w, f->tsc - now);
+		area_check(&w->area, w->area.next);
+		w->area.gen[w->area.next]++;
+		area_write(&w->area, area_next(&w->area));
+		if (w->rounds % 16 == 0)
+			syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+		if (w->rounds % 64 == 1) {
+			before = clock_ns(CLOCK_MONOTONIC);
+			nanosleep(&nap, NULL);
+			if (clock_ns(CLOCK_MONOTONIC) - before < 1000000)
+				worker_fail("slept too short", w, clock_ns(CLOCK_MONOTONIC) - before);
+		}
+		f->tsc = rdtsc();
+		__atomic_store_n(&f->token, token + 1, __ATOMIC_RELEASE);
+		syscall(SYS_futex, &f->token, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+	}
+	return NULL;
+}
+
+/* Pairs, so that each thread has a partner on the next CPU. */
+static void start_threads(void)
+{
+	u32 cpus = (u32)sysconf(_SC_NPROCESSORS_ONLN);
+
+	syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
+	for (u32 i = 0; i < (u32)(set[THREADS].value & ~1ull); i++) {
+		struct worker *w = &workers[i];
+		pthread_t thread;
+		cpu_set_t on;
+
+		if (w->started)
+			continue;
+		*w = (struct worker){ .id = i, .first = &workers[i & ~1u], .area = { .name = "thread" }, .started = 1 };
+		area_alloc(&w->area, 1);
+		CPU_ZERO(&on);
+		CPU_SET(i % cpus, &on);
+		if (!w->area.mem || pthread_create(&thread, NULL, work, w) ||
+		    pthread_setaffinity_np(thread, sizeof(on), &on))
+			worker_fail("cannot be started", w, i % cpus);
+	}
+}
+
+static u64 thread_rounds(void)
+{
+	u64 least = ~0ull;
+
+	for (u32 i = 0; i < 64; i++)
+		if (workers[i].started && workers[i].rounds < least)
+			least = workers[i].rounds;
+	return least == ~0ull ? 0 : least;
+}
+
 /* ---- settings and commands ---- */
 
 static int set_value(struct setting *s, const char *text)
@@ -289,11 +389,11 @@ static void stats(void)
 	u64 ms = (last_mono - start_mono) / 1000000;
 
 	say("HB STATS seq=%llu run_ms=%llu wakes=%llu pattern_mb=%u pattern_checks=%llu "
-	    "dirty_set_mb=%u dirty_pages=%llu gap_us=%llu gap_seq=%llu fails=%llu tsc_khz=%llu",
+	    "dirty_set_mb=%u dirty_pages=%llu gap_us=%llu gap_seq=%llu thread_rounds=%llu fails=%llu tsc_khz=%llu",
 	    seq, ms, wakes,
 	    pattern.pages / MIB_PAGES, pattern.visits,
 	    working.pages / MIB_PAGES, dirty_total,
-	    (gap_max / 1000), gap_seq,
+	    (gap_max / 1000), gap_seq, thread_rounds(),
 	    fails, (ms ? (last_tsc - start_tsc) / ms : 0));
 }
 
@@ -425,6 +525,7 @@ int main(void)
 	area_alloc(&pattern, set[PATTERN].value);
 	if (set[DIRTY].value)
 		area_alloc(&working, set[DIRTY_SET].value);
+	start_threads();
 	say("HB START period_ms=%llu pattern_mb=%u dirty_mb_s=%llu dirty_set_mb=%llu tsc=%llu",
 	    set[PERIOD].value, pattern.pages / MIB_PAGES,
 	    set[DIRTY].value, set[DIRTY_SET].value,

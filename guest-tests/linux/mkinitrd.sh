@@ -51,7 +51,7 @@ for applet in sh mount umount ls cat echo dmesg ps free sleep dd date poweroff r
 	ln -s busybox "$root/bin/$applet"
 done
 cp "$here/init" "$root/init"
-"$cc" -static -Os -std=gnu11 -Wall -Wextra -Werror -s -Wl,--build-id=none \
+"$cc" -static -Os -std=gnu11 -pthread -Wall -Wextra -Werror -s -Wl,--build-id=none \
 	-o "$root/bin/heartbeat" "$here/heartbeat.c"
 chmod 755 "$root/init" "$root/bin/busybox" "$root/bin/heartbeat"
 find "$root" -exec touch -h -d @0 {} +

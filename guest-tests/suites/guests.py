@@ -21,6 +21,7 @@ def sections(batch, **keys):
             t.image,
             memory=f"{t.memory}M",
             cmdline=t.args or None,
+            vcpus=t.vcpus,
             os="multiboot",
             modules=[name for name, _ in t.modules],
             **{"autostart": "no" if t.name in ALONE else "yes", **keys},
@@ -71,9 +72,9 @@ def judge(c, batch, timeout):
     until(check, timeout, lambda: "\n".join(f"{name}: {why}" for name, why in bad.items()))
 
 
-def run_batch(run, batch, more="", timeout=60, **keys):
+def run_batch(run, batch, more="", timeout=60, cpus=1, **keys):
     """Boot a host with these guests, judge them; returns (host, operator, control session)."""
-    host = run.host("a", run.esp("a", conf(*sections(batch, **keys), more=more), files(batch)), sync="none")
+    host = run.host("a", run.esp("a", conf(*sections(batch, **keys), more=more), files(batch)), sync="none", cpus=cpus)
     host.wait_for(r"hv: ready", 60)
     op = lib.Operator(run, host)
     c = op.control()

@@ -33,7 +33,8 @@ void vm_console_out(struct vm *vm, u8 byte)
 {
 	if (!vm->first_output_tsc)
 		vm->first_output_tsc = host_tsc();
-	vm->console[vm->console_total++ % CONSOLE_RING_BYTES] = byte;
+	vm->console[vm->console_total % CONSOLE_RING_BYTES] = byte;
+	__atomic_store_n(&vm->console_total, vm->console_total + 1, __ATOMIC_RELEASE); /* the service CPU reads up to it */
 	if (vm->config.console_serial && (byte == '\n' || vm->console_total - vm->console_line >= LINE_MAX))
 		copy_line(vm);
 }

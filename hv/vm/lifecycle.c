@@ -154,6 +154,15 @@ u64 vm_exits(const struct vm *vm)
 	return n;
 }
 
+u64 vm_run_us(const struct vm *vm)
+{
+	u64 ticks = 0;
+
+	for (unsigned i = 0; i < vm->n_vcpus; i++)
+		ticks += vm->vcpus[i]->run_tsc;
+	return muldiv64(ticks, 1000000, host_tsc_hz());
+}
+
 void vm_release(struct vm *vm)
 {
 	BUG_ON(vm->state == RS_RUNNING && n_cpus > 1);

@@ -141,7 +141,8 @@ void sched_run_guests(void)
 				cpu_sleep(until);
 				continue;
 			}
-			__atomic_store_n(&c->idle, false, __ATOMIC_SEQ_CST);
+			if (!__atomic_exchange_n(&c->idle, false, __ATOMIC_SEQ_CST))
+				sched_wake(); /* somebody has called this CPU for another one meanwhile */
 		}
 		run(v, host_tsc_hz() / SLICE_AP_HZ, until);
 	}

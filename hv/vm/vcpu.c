@@ -159,6 +159,7 @@ int vcpu_create(struct vm *vm, unsigned id)
 	vmx_vmcs_setup(ept_pointer(&vm->ept), vpid);
 	v->proc_ctls = vmx_config.proc;
 	vcpu_reset(v);
+	vcpu_put(v); /* v->s may be replaced from now on, without what the CPU holds coming on top of it */
 	return 0;
 }
 

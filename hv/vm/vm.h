@@ -121,6 +121,8 @@ int vm_resume(struct vm *vm, struct error *e) __must_check; /* -E_STATE if not t
 void vm_kill(struct vm *vm, const char *fmt, ...) __printf(2, 3);
 bool vm_is_dead(const struct vm *vm);
 u64 vm_exits(const struct vm *vm);
+/* CPU time that its vCPUs have had on this host since it started or came here, in microseconds of host time. */
+u64 vm_run_us(const struct vm *vm);
 /* Keeps all vCPUs out of the guest and of the exit handlers until vm_unhold(): for whatever is done to a guest as a whole.
  * Nests. On the service CPU, without the guest's lock. */
 void vm_hold(struct vm *vm);

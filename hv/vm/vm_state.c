@@ -145,8 +145,10 @@ bool vm_mig_instance(struct vm *vm, unsigned i, struct mig_instance *out)
 void vm_state_sync(struct vm *vm)
 {
 	vm_clock_save(vm, &vm->clock_state);
-	for (unsigned i = 0; i < vm->n_vcpus; i++)
+	for (unsigned i = 0; i < vm->n_vcpus; i++) {
 		vcpu_sync_state(vm->vcpus[i]);
+		vcpu_put(vm->vcpus[i]); /* a load may replace the state: the CPU's registers must not be saved over it later */
+	}
 }
 
 void vm_state_loaded(struct vm *vm)

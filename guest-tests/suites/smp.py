@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: MIT
+"""Hosts and guests with several CPUs: the smp guest, stock Linux under load, shares of CPU time, moves."""
+import os
+import re
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import guests
+import lib
+from lib import conf, guest, until
+from linux import FILES, beats, healthy, linux
+from pair import Pair, images, wait_until
+from pair import guest as pair_guest
+from runner import test
+
+import tests  # isort: skip (found through lib)
+
+# What a kernel says when a CPU, a clock or an interrupt is not what it should be.
+SICK = re.compile(r"lockup|stall|[Uu]nstable|TSC.*(warp|skew|unsynchronized)|BUG:|Call Trace|not responding|NMI backtrace|Hardware Error")
+SMP = [t for t in tests.TESTS if t.name.startswith("smp")]
+
+
+def well(text):
+    """No sick line in a Linux guest's console."""
+    bad = [line for line in text.splitlines() if SICK.search(line)]
+    assert not bad, bad
+
+
+def smp_host(run, cpus, more=""):
+    few = [t for t in SMP if cpus > 1 or t.vcpus <= 4]
+    for t in few:  # each alone: they measure
+        host, _, c = guests.run_batch(run, [t], more=more, timeout=100, cpus=cpus)
+        bench = re.findall(r"^BENCH .*", c.console(t.name), re.M)
+        print(f"{cpus} CPUs, {t.name}: {bench} {c.guests()[t.name]['self-migrations']} self-migrations", flush=True)
+        host.stop()
+
+
+@test(timeout=400)
+def smp_one_cpu(run):
+    """Several vCPUs that share one CPU with the services."""
+    smp_host(run, 1)
+
+
+@test(timeout=500)
+def smp_three_cpus(run):
+    """Two CPUs for vCPUs; also with all state wiped and loaded every few exits."""
+    smp_host(run, 3)
+    smp_host(run, 3, more="[debug]\nself-migrate-exits=40\n\n")
+
+
+@test(timeout=200)
+def guests_on_three_cpus(run):
+    """The other tiny guests, where any CPU may run any of them next, with self-migrations."""
+    batch = [t for t in guests.GOOD if t.name in ("dirty", "memory64", "fpu", "traps", "decoder", "uart", "msr", "exits", "hello", "timer", "smp-2")]
+    guests.run_batch(run, batch, more="[debug]\nself-migrate-exits=10\n\n", timeout=150, cpus=3)
+
+
+def linux_smp(run, cpus, count, more="", least=0):
+    esp = run.esp("a", conf(linux(cmdline="hb.threads=8 ", vcpus=4), more=more), FILES)
+    host = run.host("a", esp, sync="none", cpus=cpus)
+    host.wait_for(r"hv: ready", 60)
+    c = lib.Operator(run, host).control()
+    beats(c, count, timeout=300)
+    text = c.console("web")
+    assert "Brought up 1 node, 4 CPUs" in text, text
+    c.type("web", "stats\n")
+    stats = c.wait_console("web", r"^HB STATS .* thread_rounds=(\d+) fails=(\d+) ", 60)
+    assert int(stats.group(1)) > 50 and stats.group(2) == "0", stats.group(0)
+    well(c.console("web"))
+    entry = c.guests()["web"]
+    assert entry["self-migrations"] >= least, entry
+    print(f"{cpus} CPUs: {stats.group(0)}, {entry['exits']} exits, {entry['self-migrations']} self-migrations", flush=True)
+    c.type("web", "poweroff\n")
+    c.wait_status("web", "shutdown", 60)
+    healthy(c.console("web").split("HB START ")[1])
+    well(c.console("web"))
+
+
+@test(timeout=400)
+def linux_four_cpus(run):
+    """Stock Linux with four vCPUs on three CPUs: futexes, membarriers, timers, checked pages on all of them."""
+    linux_smp(run, 3, 20)
+
+
+@test(timeout=400)
+def linux_four_cpus_self_migrate(run):
+    """The same with everything wiped and loaded every 2000 exits of its first vCPU; and on a host with one CPU."""
+    linux_smp(run, 3, 10, more="[debug]\nself-migrate-exits=2000\n\n", least=5)
+
+
+@test(timeout=200)
+def fair_shares(run):
+    """Two guests that spin on one CPU get time by their weights; a third gets what it needs; the control port answers."""
+    files = {name: os.path.join(lib.GUESTS, name) for name in ("spin.elf", "dirty.elf")}
+    spin = {"cmdline": "how=cli", "os": "multiboot", "memory": "8M"}
+    text = conf(
+        guest("light", "spin.elf", weight=100, **spin),
+        guest("heavy", "spin.elf", weight=300, **spin),
+        guest("paced", "dirty.elf", cmdline="mb=1 const-mb=1 rate=2", memory="8M", weight=300, os="multiboot"),
+    )
+    host = run.host("a", run.esp("a", text, files), sync="none", cpus=2)
+    host.wait_for(r"hv: ready", 60)
+    c = lib.Operator(run, host).control()
+    c.wait_console("paced", r"DIRTY seq=3 ", 60)
+
+    def times():
+        got = c.guests()
+        return {name: got[name]["cpu-us"] for name in ("light", "heavy")}
+
+    before, up = times(), c.call("query-host")["uptime-us"]
+    until(lambda: c.call("query-host")["uptime-us"] - up > 3e6, 60, "three seconds go by")
+    after = times()
+    light, heavy = (after[name] - before[name] for name in ("light", "heavy"))
+    print(f"light {light} us, heavy {heavy} us: 1 : {heavy / light:.2f}", flush=True)
+    assert 3 * 0.85 < heavy / light < 3 * 1.15, (light, heavy)
+    # Nobody waits long for an answer, in the machine's own time.
+    slowest, last = 0, c.call("query-host")["uptime-us"]
+    for _ in range(20):
+        now = c.call("query-host")["uptime-us"]
+        slowest, last = max(slowest, now - last), now
+    print(f"slowest answer {slowest} us", flush=True)
+    assert slowest < 1e6, slowest
+    c.wait_console("paced", r"DIRTY seq=10 .*chk=OK", 60)
+
+
+@test(timeout=200)
+def spinning_smp(run):
+    """A guest that spins on all of its vCPUs stops neither another guest nor the control port; on one CPU, too."""
+    files = {name: os.path.join(lib.GUESTS, name) for name in ("smp.elf", "dirty.elf")}
+    text = conf(
+        guest("all", "smp.elf", cmdline="loop", vcpus=4, os="multiboot"),
+        guest("paced", "dirty.elf", cmdline="mb=1 const-mb=1 rate=2", memory="8M", os="multiboot"),
+    )
+    for cpus in (1, 2):
+        host = run.host("a", run.esp("a", text, files), sync="none", cpus=cpus)
+        host.wait_for(r"hv: ready", 60)
+        c = lib.Operator(run, host).control()
+        c.wait_console("all", r"SMP loop cpus=4", 90)
+        seq = int((re.findall(r"DIRTY seq=(\d+) ", c.console("paced")) or ["0"])[-1])
+        c.wait_console("paced", rf"DIRTY seq={seq + 10} .*chk=OK", 60)
+        c.wait_console("all", r"DIRTY seq=5 .*chk=OK", 60)
+        began = time.monotonic()
+        c.call("stop", guest="all")
+        c.call("cont", guest="all")
+        c.call("system_reset", guest="all")
+        c.call("guest-stop", guest="all")
+        print(f"{cpus} CPUs: paused, resumed, reset and stopped in {time.monotonic() - began:.1f} s", flush=True)
+        assert "BAD" not in c.console("all") and "FAIL" not in c.console("all"), c.console("all")
+        host.stop()
+
+
+# Two hosts.
+
+WEB = """
+[guest web]
+memory=112M
+vcpus=4
+kernel=vmlinuz
+initrd=initrd.cpio
+cmdline=console=ttyS0 cryptomgr.notests hb.pattern_mb=8 hb.threads=8
+autostart=yes
+console=serial
+"""
+
+
+@test(timeout=900, cores=2)
+def linux_smp_moves(run):
+    """Stock Linux with four vCPUs under load moves between hosts with two CPUs each."""
+    import move  # pylint: disable=import-outside-toplevel
+
+    pair = Pair(run, {"a": WEB}, move.LINUX, {name: {"cpus": 2} for name in "ab"})
+    pair.hosts["a"].wait_for(r"^web\| HB seq=5 ", timeout=400)
+    for to in "baba":
+        move.move_linux(pair, to, "--max-rounds=5")
+    pair.q["a"].type("web", "stats\n")
+    stats = pair.hosts["a"].wait_for(r"^web\| HB STATS .* thread_rounds=(\d+) fails=(\d+) ", timeout=120)
+    assert stats.group(2) == "0", stats.group(0)
+    move.check_beats(pair)
+    for lines in pair.console("web").values():
+        well("\n".join(lines))
+
+
+@test(timeout=400, cores=2)
+def smp_moves(run):
+    """Four vCPUs that write checked pages side by side move there and back: the dirty log misses nothing.
+
+    One host has three CPUs, the other has one.
+    """
+    text = pair_guest("smp", "smp", "loop mb=1", memory="16M", more="vcpus=4\n")
+    pair = Pair(run, {"a": text}, images("smp"), {"a": {"cpus": 3}, "b": {"cpus": 1}})
+    pair.hosts["a"].wait_for(r"^smp\| DIRTY seq=3 ", timeout=200)
+    for to in "baba":
+        info = pair.move("smp", to, max_rounds=4)
+        print(f"to {to}: {info['round']} rounds, {info['ram']['pages-resent']} resent, down {info['downtime-us']} us", flush=True)
+        pair.wait_sequence("smp", 3)
+    said = "".join("\n".join(lines) for lines in pair.console("smp").values())
+    assert not [line for line in said.splitlines() if "SMP BAD" in line or line.startswith("FAIL")], said
+    wait_until(lambda: pair.q["a"].guest("smp")["status"] == "running", "it runs", 20)
