@@ -8,6 +8,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import guests
 import lib
+import move
 from lib import conf, guest, until
 from linux import FILES, beats, healthy, linux
 from pair import Pair, images, wait_until
@@ -167,8 +168,6 @@ console=serial
 @test(timeout=900, cores=2)
 def linux_smp_moves(run):
     """Stock Linux with four vCPUs under load moves between hosts with two CPUs each."""
-    import move  # pylint: disable=import-outside-toplevel
-
     pair = Pair(run, {"a": WEB}, move.LINUX, {name: {"cpus": 2} for name in "ab"})
     pair.hosts["a"].wait_for(r"^web\| HB seq=5 ", timeout=400)
     for to in "baba":

@@ -19,7 +19,7 @@ A test fails by raising anything (assert included). Each runs in a process group
 at its timeout, and leaves everything in build/runs/TEST/. The last line is "N passed, N failed".
 """
 import argparse
-import importlib.util
+import importlib
 import os
 import re
 import shutil
@@ -149,11 +149,10 @@ class Run:
 
 def load_suites(folder):
     """All tests of the folder's *.py, in order of file and definition."""
-    sys.path.insert(0, folder)  # for lib.py, which they share
+    sys.path.insert(0, folder)
     for file in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         if file.endswith(".py") and file != "lib.py":
-            spec = importlib.util.spec_from_file_location(file[:-3], os.path.join(folder, file))
-            spec.loader.exec_module(importlib.util.module_from_spec(spec))
+            importlib.import_module(file[:-3])  # once, even if another suite uses it, too
     return _registered
 
 
