@@ -155,7 +155,7 @@ static void *watch_kernel(void *unused)
 {
 	static const char *const signs[] = {
 		"soft lockup", "hard LOCKUP", "rcu_preempt detected stalls", "rcu_sched detected stalls", "self-detected stall",
-		"RCU: stall", "unstable", "skew", "blocked for more than", "Call Trace", "BUG:", "WARNING:", "I/O error",
+		"RCU: stall", "unstable", "skew", "blocked for more than", "Call Trace", "BUG:", "WARNING: CPU", "I/O error",
 		"EXT4-fs error", "EXT4-fs warning", "Aborting journal", "Remounting filesystem read-only", "nobody cared",
 		"Lost async page write", "NETDEV WATCHDOG", "transmit queue", "Time jumped", "time jumped", "TSC warp",
 	};
