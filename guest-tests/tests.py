@@ -76,6 +76,7 @@ TESTS = [
     _t("triplefault", expect="dead:triple fault", output="TRIPLEFAULT now", qemu=False),
     _t("reboot-triple", "how=triple", expect="dead:triple fault", output="REBOOT start how=triple", qemu=False),
     _t("decoder-vector", "forms=vector", expect="dead:does not emulate", qemu=False),
+    _t("panic", "how=panic", image="poweroff", expect="panicked:its kernel panicked", output="PANIC now", qemu=False),
     _t("spin", expect="runs", output="SPIN"),
     _t("spin-sti", "how=sti", expect="runs", output="SPIN"),
     _t("spin-hlt", "how=hlt", expect="runs", output="SPIN"),

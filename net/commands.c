@@ -4,6 +4,7 @@
 #include "hv/lib/clock.h"
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
+#include "hv/vdev/devices.h"
 #include "hv/vm/vm.h"
 #include "mbedtls/base64.h"
 #include "mig/mig.h"
@@ -322,6 +323,26 @@ static void guest_stop(struct command_call *c, const cJSON *args)
 	vm_stop(vm, reason);
 }
 
+static void system_powerdown(struct command_call *c, const cJSON *args)
+{
+	struct vm *vm = arg_vm_settled(c, args);
+	bool heard;
+
+	if (!vm)
+		return;
+	if (vm->state != RS_RUNNING) {
+		fail(c, "GenericError", "guest %s is %s: only a running guest can shut itself down", vm->config.name,
+			vm_run_state_name(vm->state));
+		return;
+	}
+	vm_lock(vm);
+	heard = pm_power_button(vm_vdev(vm, &pm_type, 0));
+	vm_unlock(vm);
+	if (!heard)
+		fail(c, "GenericError", "guest %s does not listen to its power button: it is still booting, or its system has no ACPI "
+			"button driver. Shut it down from inside, or switch it off (godwit stop --force)", vm->config.name);
+}
+
 static void system_reset(struct command_call *c, const cJSON *args)
 {
 	struct vm *vm = arg_vm_settled(c, args);
@@ -539,6 +560,7 @@ static const struct command {
 	{ "query-migrate", ROLE_VIEWER, false, query_migrate },
 	{ "guest-start", ROLE_OPERATOR, true, guest_start },
 	{ "guest-stop", ROLE_OPERATOR, true, guest_stop },
+	{ "system_powerdown", ROLE_OPERATOR, true, system_powerdown },
 	{ "system_reset", ROLE_OPERATOR, true, system_reset },
 	{ "stop", ROLE_OPERATOR, true, stop },
 	{ "cont", ROLE_OPERATOR, true, cont },

@@ -143,6 +143,12 @@ static __attribute__((noinline)) void state_event(const struct vm *vm)
 	cJSON_AddStringToObject(data, "status", vm_run_state_name(vm->state));
 	cJSON_AddStringToObject(data, "reason", vm->reason);
 	event_broadcast(o);
+	if (vm->state != RS_GUEST_PANICKED)
+		return;
+	o = event_new("GUEST_PANICKED", &data);
+	cJSON_AddStringToObject(data, "guest", vm->config.name);
+	cJSON_AddStringToObject(data, "action", "shutdown");
+	event_broadcast(o);
 }
 
 void vm_state_changed(struct vm *vm)

@@ -87,6 +87,14 @@ const char *vm_run_state_name(enum run_state s)
 }
 
 u64 vm_exits(const struct vm *vm) { return vm->exits_before; }
+const struct vdev_type pm_type;
+static bool button_heard;
+struct vdev *vm_vdev(struct vm *vm, const struct vdev_type *type, unsigned instance) { return type == &pm_type ? (void *)vm : NULL; }
+bool pm_power_button(struct vdev *pm)
+{
+	snprintf(did, sizeof(did), "button %s", ((struct vm *)(void *)pm)->config.name);
+	return button_heard;
+}
 void vm_lock(struct vm *vm) { }
 void vm_unlock(struct vm *vm) { }
 struct vm *vm_find(const char *name)
@@ -351,7 +359,7 @@ static void test_basics(void **state)
 	expect_error(p, "{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{"
 		"}}}}}}}}}}}}}}}}}}", "GenericError", "one JSON object");
 	o = ask(p, "{\"execute\":\"query-commands\"}");
-	assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(o, "return")), 18);
+	assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(o, "return")), 19);
 	cJSON_Delete(o);
 	/* Pieces, and several in one. */
 	feed(p, "{\"execute\":");

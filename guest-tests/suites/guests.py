@@ -10,7 +10,7 @@ from runner import test
 
 import tests  # isort: skip (found through lib)
 
-ENDS = {"pass": "shutdown", "off": "shutdown", "dead": "internal-error"}
+ENDS = {"pass": "shutdown", "off": "shutdown", "dead": "internal-error", "panicked": "guest-panicked"}
 ALONE = ("timer", "timer-lax")  # measure time, so nobody may compete for the CPU
 
 
@@ -108,7 +108,7 @@ def register(name, timeout, body, batches):
 
 
 GOOD = chosen("pass", "off")
-BAD = chosen("reset", "runs", "dead")
+BAD = chosen("reset", "runs", "dead", "panicked")
 
 
 def self_migrate(run, batch):
@@ -132,13 +132,13 @@ def misbehave(run, batch):
     running = [t for t in batch if t.expect == "runs"]
     for t in running:
         free = op.status()[0]["memory-free"]
-        out = op.godwit("stop", t.name).stdout
+        out = op.godwit("stop", t.name, "--force").stdout
         assert "it is now shutdown" in out, out
         until(lambda: op.status()[0]["memory-free"] - free >= t.memory << 20, 10, f"memory of {t.name} comes back")
         assert c.guests()[t.name]["exit-reason"] == "switched off by alice", c.guests()[t.name]
     name = running[0].name
     entry = c.guests()[name]
-    got = op.godwit("stop", name, check=False)
+    got = op.godwit("stop", name, "--force", check=False)
     assert got.returncode == 1 and "does not run here: it is shutdown" in got.stderr, got
     c.call("guest-start", guest=name)
     again = c.guests()[name]
@@ -163,14 +163,16 @@ def guest_commands(run):
     """start, stop, reset, pause, resume and the console by the godwit command; memory comes back to the last page."""
     echo = next(t for t in tests.TESTS if t.name == "uart-echo")
     spin = next(t for t in tests.TESTS if t.name == "spin")
-    text = conf(*sections([echo], autostart="no"), *sections([spin]))
-    host = run.host("a", run.esp("a", text, files([echo, spin])), sync="none")
+    power = guest("button", "poweroff.elf", memory="16M", cmdline="how=button", os="multiboot")
+    text = conf(*sections([echo], autostart="no"), power, *sections([spin]))
+    images = {**files([echo, spin]), "poweroff.elf": os.path.join(lib.GUESTS, "poweroff.elf")}
+    host = run.host("a", run.esp("a", text, images), sync="none")
     host.wait_for(r"hv: ready", 60)
     op = lib.Operator(run, host)
     c = op.control()
     name = echo.name
     assert c.guests()[name]["status"] == "prelaunch"
-    got = op.godwit("stop", name, check=False)
+    got = op.godwit("stop", name, "--force", check=False)
     assert got.returncode == 1 and "does not run here: it is prelaunch" in got.stderr, got
     got = op.godwit("start", "nobody", check=False)
     assert got.returncode == 1 and "nobody" in got.stderr, got
@@ -182,11 +184,18 @@ def guest_commands(run):
         """How often the guest has come up so far."""
         return len(re.findall("UART echo", c.console(name)))
 
+    # The power button: of a guest that listens, and of one that does not.
+    op.godwit("start", "button")
+    until(lambda: "BUTTON listening" in c.console("button"), 20, "the guest listens to its power button")
+    assert "was shut down; it is now shutdown" in op.godwit("stop", "button").stdout
+    got = op.godwit("stop", spin.name, check=False)
+    assert got.returncode == 1 and "does not listen to its power button" in got.stderr, got
+
     before = free()
     assert "it is now running" in op.godwit("start", name).stdout
     assert before - free() >= echo.memory << 20
     until(lambda: boots() == 1, 20, "the guest comes up")
-    assert "it is now shutdown" in op.godwit("stop", name).stdout
+    assert "it is now shutdown" in op.godwit("stop", name, "--force").stdout
     until(lambda: free() >= before, 10, lambda: f"memory comes back: {before} {free()}")
     left = []
     for _ in range(6):

@@ -4,7 +4,7 @@
 #include "hv/vm/vdev.h"
 
 extern const struct vdev_type lapic_type, ioapic_type, pic_type, pit_type, rtc_type, pm_type, uart_type, debug_exit_type,
-	misc_ports_type;
+	misc_ports_type, pvpanic_type;
 /* The PCI bus and virtio: pci.h, virtio.h. */
 
 /* --- lapic.c: local APIC, xAPIC at apic base and x2APIC MSRs (SDM "Advanced Programmable Interrupt Controller"). instance = vCPU id --- */
@@ -48,7 +48,8 @@ size_t uart_input(struct vdev *uart, const u8 *buf, size_t len);
 /* --- pm.c: ACPI PM1a event/control, PM timer, power button, reset register --- */
 #define PM_BASE 0x600 /* PM1a_EVT 0x600..3, PM1a_CNT 0x604..5, PM_TMR 0x608..b */
 #define PM_SCI_IRQ 9
-void pm_power_button(struct vdev *pm);
+/* Presses it. false: nobody in the guest would hear it (the event is not enabled), and nothing is done. */
+bool pm_power_button(struct vdev *pm);
 /* Reset control register (CF9h), which lies inside of a register of the PCI bridge (pci.c). */
 void pm_reset_control(struct vdev *pm, bool write, u64 *val);
 

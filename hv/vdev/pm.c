@@ -56,12 +56,15 @@ static void pm_update(struct pm *p)
 	vdev_arm(&p->dev, at);
 }
 
-void pm_power_button(struct vdev *dev)
+bool pm_power_button(struct vdev *dev)
 {
 	struct pm *p = pm_of(dev);
 
+	if (!(p->s.en & STS_PWRBTN))
+		return false;
 	p->s.sts |= STS_PWRBTN;
 	pm_update(p);
+	return true;
 }
 
 static void pm_write_control(struct pm *p, u16 val)

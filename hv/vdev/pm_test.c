@@ -83,11 +83,13 @@ static void test_timer_overflow(void **unused)
 
 static void test_power_button(void **unused)
 {
-	pm_power_button(pm);
+	assert_false(pm_power_button(pm)); /* nobody listens */
 	assert_false(sci());
-	assert_int_equal(vdev_fake_in(vm, STS, 4), 0x100);
+	assert_int_equal(vdev_fake_in(vm, STS, 4), 0);
 	vdev_fake_out(vm, EN, 1, 0x20);
+	assert_false(pm_power_button(pm));
 	vdev_fake_out(vm, EN + 1, 1, 0x01);
+	assert_true(pm_power_button(pm));
 	assert_int_equal(vdev_fake_in(vm, STS, 4), 0x01200100);
 	assert_true(sci());
 	vdev_fake_out(vm, STS, 2, 0xffff);

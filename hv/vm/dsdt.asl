@@ -73,6 +73,16 @@ DefinitionBlock ("", "DSDT", 2, "GODWIT", "GODWIT", 1)
 			})
 		}
 
+		Device (PEVT)
+		{
+			Name (_HID, "QEMU0001") /* pvpanic; hv/vdev/pvpanic.c */
+			Name (_STA, 0x0F)
+			Name (_CRS, ResourceTemplate ()
+			{
+				IO (Decode16, 0x0505, 0x0505, 1, 1)
+			})
+		}
+
 		Device (RTC)
 		{
 			Name (_HID, EisaId ("PNP0B00")) /* real-time clock */

@@ -215,7 +215,7 @@ static int boot_guest(struct vm *vm, struct error *e)
 	if (rc)
 		return rc;
 	vcpu_load_state(vm->vcpus[0]);
-	vm->want_reset = vm->want_poweroff = vm->want_kill = vm->want_self_migration = vm->attention = false;
+	vm->want_reset = vm->want_poweroff = vm->want_kill = vm->want_self_migration = vm->attention = vm->panicked = false;
 	vm_clock_start(vm);
 	vm->state = RS_RUNNING;
 	return 0;
@@ -344,8 +344,8 @@ static void kill_now(struct vm *vm)
 {
 	vm_hold(vm);
 	vm_clock_stop(vm);
-	vm->state = RS_INTERNAL_ERROR;
-	log_err("guest", "%s: internal-error (%s)", vm->config.name, vm->reason);
+	vm->state = vm->panicked ? RS_GUEST_PANICKED : RS_INTERNAL_ERROR;
+	log_err("guest", "%s: %s (%s)", vm->config.name, vm_run_state_name(vm->state), vm->reason);
 	vm_state_changed(vm);
 	vm_unhold(vm);
 }
@@ -372,6 +372,14 @@ void vm_kill(struct vm *vm, const char *fmt, ...)
 		want(vm, &vm->want_kill);
 	else
 		kill_now(vm);
+}
+
+void vm_request_panic(struct vm *vm, const char *reason)
+{
+	if (vm_is_dead(vm) || vm->want_kill)
+		return;
+	vm->panicked = true;
+	vm_kill(vm, "%s", reason);
 }
 
 void vm_request_reset(struct vm *vm, const char *reason)

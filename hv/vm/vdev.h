@@ -81,6 +81,8 @@ unsigned vm_vcpu_count(const struct vm *vm);
 /* Ends of life asked for by the guest; take effect at the top of the run loop. reason is for people. */
 void vm_request_reset(struct vm *vm, const char *reason);
 void vm_request_poweroff(struct vm *vm, const char *reason);
+/* Its kernel says that it has crashed: it ends as guest-panicked. */
+void vm_request_panic(struct vm *vm, const char *reason);
 /* Byte out of the guest's first serial port or its virtio console, into its console ring. */
 void vm_console_out(struct vm *vm, u8 byte);
 /* RTC base: seconds since 1970 UTC at guest TSC 0, taken from the host when the guest is made (migrates with the RTC). */

@@ -80,6 +80,7 @@ struct vm {
 	unsigned n_vcpus;
 	bool want_reset, want_poweroff;  /* asked for by the guest, done on the service CPU */
 	bool want_kill, want_self_migration; /* a vCPU cannot go on (reason[] says why); it is time */
+	bool panicked;                   /* want_kill because its kernel said that it has crashed */
 	bool attention;                  /* leave the run loop: one of the above */
 	u32 hold;                        /* > 0: no vCPU runs (vm_hold()) */
 	u64 reset_after;                 /* host TSC before which the guest's next own reset waits */

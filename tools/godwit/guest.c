@@ -3,24 +3,27 @@
 
 #include <argp.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "context.h"
 #include "fleet.h"
 
-enum { OPT_HOST = 0x200, OPT_FORCE };
+enum { OPT_HOST = 0x200, OPT_FORCE, OPT_WAIT, WAIT_S = 60 };
 
 struct guest_args {
 	struct context ctx;
 	char *guest, *host;
 	bool force;
+	unsigned int wait_s; /* stop: how long to wait; 0 not given */
 };
 
 static const struct verb {
 	const char *name, *command, *past;
 } verbs[] = {
 	{ "start", "guest-start", "started" },
-	{ "stop", "guest-stop", "switched off" },
+	{ "stop", "system_powerdown", "shut down" },
 	{ "reset", "system_reset", "reset" },
 	{ "pause", "stop", "paused" },
 	{ "resume", "cont", "resumed" },
@@ -28,7 +31,8 @@ static const struct verb {
 
 static const struct argp_option guest_options[] = {
 	{ "host", OPT_HOST, "HOST", 0, "the host that has the guest (default: ask all hosts)", 0 },
-	{ "force", OPT_FORCE, 0, 0, "start, with --host: also a guest that moved to another host, which is gone for"
+	{ "wait", OPT_WAIT, "SECONDS", 0, "stop: how long to wait for the guest to shut down (default 60)", 0 },
+	{ "force", OPT_FORCE, 0, 0, "stop: switch it off at once, without asking it. start, with --host: also a guest that moved to another host, which is gone for"
 	  " good. If it is not gone, the guest runs twice", 0 },
 	{ 0 },
 };
@@ -47,6 +51,15 @@ static error_t guest_parse(int key, char *arg, struct argp_state *state)
 	case OPT_FORCE:
 		a->force = true;
 		break;
+	case OPT_WAIT: {
+		char *end;
+		unsigned long s = strtoul(arg, &end, 10);
+
+		if (*arg < '0' || *arg > '9' || *end || !s || s > 86400)
+			argp_error(state, "--wait must be 1 to 86400 seconds");
+		a->wait_s = (unsigned int)s;
+		break;
+	}
 	case ARGP_KEY_ARG:
 		if (a->guest)
 			return ARGP_ERR_UNKNOWN;
@@ -61,16 +74,45 @@ static error_t guest_parse(int key, char *arg, struct argp_state *state)
 	return 0;
 }
 
+/* The guest was asked to shut down: until it has. */
+static int guest_wait(struct guest_args *a, struct answer *at, struct fail *f)
+{
+	uint64_t until = now_ms() + 1000ull * (a->wait_s ? a->wait_s : WAIT_S);
+
+	for (;;) {
+		cJSON *now = NULL;
+		bool lives;
+		int code = guest_ask(&at->qmp, a->guest, &now, f);
+
+		if (code)
+			return code == GW_NO_HOST ? fail_set(f, GW_UNKNOWN, "asked the guest '%s' to shut down, but lost the"
+							     " connection to host '%s': 'godwit status' shows whether it has",
+							     a->guest, at->host->name) : code;
+		lives = guest_lives_on(now, at->host->name);
+		cJSON_Delete(now);
+		if (!lives)
+			return GW_OK;
+		if (now_ms() >= until)
+			return fail_set(f, GW_BAD_END, "the guest '%s' on host '%s' was asked to shut down, but still runs after %u s:"
+					" look at its console, wait longer (--wait), or switch it off with 'godwit stop %s --force'",
+					a->guest, at->host->name, a->wait_s ? a->wait_s : WAIT_S, a->guest);
+		usleep(200000);
+	}
+}
+
 static int guest_run(struct guest_args *a, const struct verb *v, struct fleet *fleet,
 		     struct fail *f)
 {
-	bool start = !strcmp(v->name, "start");
+	static const struct verb switch_off = { "stop", "guest-stop", "switched off" };
+	bool start = !strcmp(v->name, "start"), stop = !strcmp(v->name, "stop");
 	struct answer *at;
 	cJSON *now = NULL, *args;
 	int code;
 
-	if (a->force && (!start || !a->host))
-		return fail_set(f, GW_USAGE, "--force is for 'godwit start' with --host only");
+	if (a->force && !stop && (!start || !a->host))
+		return fail_set(f, GW_USAGE, "--force is for 'godwit stop', and for 'godwit start' with --host, only");
+	if (a->wait_s && !stop)
+		return fail_set(f, GW_USAGE, "--wait is for 'godwit stop' only");
 
 	/* Starting a guest that lives on a host that was not asked would make it run twice. */
 	code = fleet_ask(&a->ctx, &a->host, a->host ? 1 : 0, false, fleet, f);
@@ -79,8 +121,11 @@ static int guest_run(struct guest_args *a, const struct verb *v, struct fleet *f
 	at = fleet_find(fleet, a->guest, start, f);
 	if (!at)
 		return f->code;
+	/* One that does not run (paused, or a copy that waits for the outcome of a move) cannot be asked. */
+	if (stop && (a->force || strcmp(json_text(guests_find(at->guests, a->guest), "status", ""), "running")))
+		v = &switch_off;
 	args = qmp_guest(a->guest);
-	if (a->force)
+	if (a->force && start)
 		cJSON_AddTrueToObject(args, "force");
 	code = qmp_call(&at->qmp, v->command, args, NULL, f);
 	if (code == GW_NO_HOST) {
@@ -91,6 +136,8 @@ static int guest_run(struct guest_args *a, const struct verb *v, struct fleet *f
 				" whether it was done is not known. 'godwit status %s' shows it. Reason:"
 				" %s", at->host->name, v->name, a->guest, at->host->name, reason);
 	}
+	if (!code && stop && v != &switch_off)
+		code = guest_wait(a, at, f);
 	if (code)
 		return code;
 	if (guest_ask(&at->qmp, a->guest, &now, f))
@@ -116,7 +163,8 @@ int guest_main(int argc, char **argv)
 	static const struct argp_child children[] = { { &context_argp, 0, "Common options:", 1 },
 						      { 0 } };
 	static const struct argp argp = { guest_options, guest_parse, "GUEST",
-					  "start: boots the guest. stop: switches it off at once. reset: as the"
+					  "start: boots the guest. stop: presses its power button and waits for it to shut"
+					  " down; one that does not run is switched off. reset: as the"
 					  " button. pause, resume: stops its CPU and lets it go on.",
 					  children, NULL, NULL };
 	const struct verb *v = verbs;

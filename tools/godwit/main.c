@@ -25,7 +25,7 @@ static const struct command {
 	{ "status", status_main, "show hosts and guests" },
 	{ "time", time_main, "show how right the hosts' clocks are" },
 	{ "start", guest_main, "start a guest" },
-	{ "stop", guest_main, "switch a guest off" },
+	{ "stop", guest_main, "shut a guest down, or switch it off" },
 	{ "reset", guest_main, "reset a guest" },
 	{ "pause", guest_main, "stop a guest's CPU" },
 	{ "resume", guest_main, "let a paused guest go on" },

@@ -192,6 +192,9 @@ class FakeHost:
             raise QmpError("GenericError", f"guest '{g['name']}' is running already")
         g.update(status="running", running=True, owner=self.name)
 
+    def do_system_powerdown(self, args):
+        self.find(args["guest"]).update(status="shutdown", running=False)
+
     def do_guest_stop(self, args):
         self.find(args["guest"]).update(status="shutdown", running=False)
 

@@ -75,9 +75,43 @@ def test_guest_commands(env):
     has(env.run("start", "g", code=1).err, "running already")
     env.run("reset", "g", code=0)
     equal(json.loads(env.run("stop", "g", "--json", code=0).out),
+          {"guest": "g", "host": "a", "done": "system_powerdown", "status": "shutdown"})
+    env.run("start", "g", code=0)
+    equal(json.loads(env.run("stop", "g", "--force", "--json", code=0).out),
           {"guest": "g", "host": "a", "done": "guest-stop", "status": "shutdown"})
     equal([c for c in a.calls if not c[0].startswith("query")],
-          [(c, {"guest": "g"}) for c in ("guest-start", "guest-start", "system_reset", "guest-stop")])
+          [(c, {"guest": "g"}) for c in ("guest-start", "guest-start", "system_reset", "system_powerdown", "guest-start",
+                                         "guest-stop")])
+
+
+def test_stop_asks_the_guest(env):
+    a = FakeHost(env, "a", guests=[guest("g", "a"), guest("p", "a", status="paused", running=False)])
+    has(env.run("stop", "g", code=0).out, "Guest 'g' on host 'a' was shut down; it is now shutdown.")
+    env.run("stop", "p", code=0)  # it cannot be asked
+    equal([c[0] for c in a.calls if not c[0].startswith("query")], ["system_powerdown", "guest-stop"])
+    # It takes its time; or it never does it.
+    a.find("g").update(status="running", running=True)
+    a.handlers["system_powerdown"] = lambda args: None
+    p = env.run("stop", "g", "--wait", "1", code=6)
+    has(p.err, "was asked to shut down, but still runs after 1 s", "--force")
+    asked = []
+
+    def later(args):
+        asked.append(1)
+        if len(asked) > 3:
+            a.find("g").update(status="shutdown", running=False)
+        return a.guests
+    a.handlers["query-guests"] = later
+    has(env.run("stop", "g", code=0).out, "was shut down")
+
+    def deaf(_args):
+        raise QmpError("GenericError", "guest g does not listen to its power button")
+    del a.handlers["query-guests"]
+    a.find("g").update(status="running", running=True)
+    a.handlers["system_powerdown"] = deaf
+    has(env.run("stop", "g", code=1).err, "does not listen")
+    equal(a.find("g")["status"], "running")
+    has(env.run("start", "g", "--wait", "3", code=2).err, "--wait is for 'godwit stop'")
 
 
 def test_no_such_guest(env):
@@ -92,7 +126,7 @@ def test_guest_on_several_hosts(env):
     has(env.run("start", "g", code=1).err, "configured on several hosts (a, b)", "--host")
     env.run("start", "g", "--host", "b", code=0)
     env.run("stop", "g", code=0)  # only b has it running
-    equal([c for c, _ in b.calls if c == "guest-stop"], ["guest-stop"])
+    equal([c for c, _ in b.calls if c == "system_powerdown"], ["system_powerdown"])
     a.guests[0].update(status="running", running=True)
     b.guests[0].update(status="running", running=True)
     has(env.run("stop", "g", code=1).err, "lives on more than one host")
@@ -119,7 +153,7 @@ def test_access_denied(env):
 
     def deny(_args):
         raise QmpError("AccessDenied", "the role viewer may not guest-stop")
-    h.handlers["guest-stop"] = deny
+    h.handlers["system_powerdown"] = deny
     has(env.run("stop", "g", code=1).err, "does not allow this: the role viewer", "--identity")
 
 
@@ -128,7 +162,7 @@ def test_lost_answer_is_unknown(env):
 
     def drop(_args):
         raise Drop()
-    h.handlers["guest-stop"] = drop
+    h.handlers["system_powerdown"] = drop
     has(env.run("stop", "g", code=4).err, "whether it was done is not known", "godwit status a")
 
 
