@@ -87,6 +87,7 @@ const char *vm_run_state_name(enum run_state s)
 }
 
 u64 vm_exits(const struct vm *vm) { return vm->exits_before; }
+u64 vm_run_us(const struct vm *vm) { return 0; }
 const struct vdev_type pm_type;
 static bool button_heard;
 struct vdev *vm_vdev(struct vm *vm, const struct vdev_type *type, unsigned instance) { return type == &pm_type ? (void *)vm : NULL; }
@@ -426,9 +427,9 @@ static void test_shapes(void **state)
 	r = cJSON_GetObjectItem(o, "return");
 	assert_int_equal(cJSON_GetArraySize(r), 2);
 	shape(cJSON_GetArrayItem(r, 0), "name:s number:n os-type:s status:s running:b vcpus:n devices:n nics:n memory:n owner:s "
-		"epoch:n uptime-us:n exits:n self-migrations:n exit-reason:s");
+		"epoch:n uptime-us:n exits:n cpu-us:n self-migrations:n exit-reason:s");
 	shape(cJSON_GetArrayItem(r, 1), "name:s number:n os-type:s status:s running:b vcpus:n devices:n nics:n memory:n owner:s "
-		"epoch:n uptime-us:n exits:n self-migrations:n debug-exit-code:n exit-reason:s");
+		"epoch:n uptime-us:n exits:n cpu-us:n self-migrations:n debug-exit-code:n exit-reason:s");
 	text = cJSON_PrintUnformatted(r);
 	assert_non_null(strstr(text, "\"exits\":123456789012,"));
 	assert_non_null(strstr(text, "\"exit-reason\":\"EPT violation\""));
