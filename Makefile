@@ -96,7 +96,7 @@ HV_TEST_SRCS := $(wildcard hv/*_test.c hv/*/*_test.c) $(GUEST_NET_TESTS)
 HV_TESTS := $(patsubst %.c,$(BUILD)/tests/%,$(notdir $(HV_TEST_SRCS)))
 UNIT_TESTS += $(HV_TESTS)
 # Programs that test what is not linked into a unit test; each exits 0 or not.
-SCRIPT_TESTS := tools/bench/proxy_test.py tools/bench/lan_test.py tools/bench/servers_test.py tools/bench/lanclient_test.py tools/demo/verdict_test.py tools/godwit/test/command tools/godwit/test/command-asan tools/fuzz/short tools/check/headers.sh tools/check/errors.py
+SCRIPT_TESTS := tools/bench/proxy_test.py tools/bench/lan_test.py tools/bench/servers_test.py tools/bench/nbd_test.py tools/bench/lanclient_test.py tools/demo/verdict_test.py tools/godwit/test/command tools/godwit/test/command-asan tools/fuzz/short tools/check/headers.sh tools/check/errors.py
 
 $(BUILD)/tests/obj/%.o: %.c
 	@mkdir -p $(@D)
@@ -111,7 +111,7 @@ $(BUILD)/tests/$(basename $(notdir $(1))): $(BUILD)/tests/obj/$(1:.c=.o) $$(PURE
 endef
 $(foreach t,$(HV_TEST_SRCS),$(eval $(call HV_TEST_RULE,$(t))))
 
-unit-tests: $(UNIT_TESTS)
+unit-tests: $(UNIT_TESTS) $(UNIT_TEST_TOOLS)
 .PHONY: help deps demo test soak bench all unit-tests fuzzers
 .SECONDARY:
 

@@ -86,6 +86,11 @@ NBD_TEST_OBJS := $(addprefix $(NET_TEST_DIR)/,net/nbd_client.o net/nbd_proto.o)
 $(BUILD)/tests/nbd_test: $(NET_TEST_DIR)/net/nbd_test.o $(NBD_TEST_OBJS) $(NET_TEST_OBJS)
 	@mkdir -p $(@D)
 	@echo '  LD      $@'; $(HOSTCC) -fsanitize=address,undefined -o $@ $^ -lcmocka
+# Against real servers: tools/bench/nbd_test.py.
+UNIT_TEST_TOOLS += $(BUILD)/tests/nbd_real
+$(BUILD)/tests/nbd_real: $(NET_TEST_DIR)/net/nbd_real_test.o $(NET_TEST_DIR)/net/tls.o $(NBD_TEST_OBJS) $(NET_TEST_OBJS)
+	@mkdir -p $(@D)
+	@echo '  LD      $@'; $(HOSTCC) -fsanitize=address,undefined -o $@ $^
 
 -include $(shell find $(NET_TEST_DIR) -name '*.d' 2>/dev/null)
 
