@@ -198,14 +198,16 @@ void cpu_apic_init(void)
 	this_cpu()->apic_id = rdmsr(MSR_IA32_APIC_BASE) & APIC_BASE_X2APIC ? base : base >> 24;
 }
 
-void cpu_sleep(u64 deadline_tsc)
+__attribute__((noinline, noclone)) void cpu_sleep(u64 deadline_tsc)
 {
 	if (!host_caps()->tsc_deadline) {
 		cpu_pause();
 	} else {
 		/* SDM "TSC-Deadline Mode": in xAPIC mode the LVT write is to be ordered before; it was long ago. */
 		wrmsr(MSR_IA32_TSC_DEADLINE, deadline_tsc);
-		__asm__ volatile("sti; hlt; cli" : : : "memory"); /* nothing gets between STI and HLT */
+		/* Nothing gets between STI and HLT, says the SDM. Bochs lets interrupts in there at times: trap_handle() then
+		 * skips the HLT, which nothing would end. */
+		__asm__ volatile("sti\n\t.globl cpu_sleep_hlt\n\t.hidden cpu_sleep_hlt\ncpu_sleep_hlt:\thlt\n\tcli" : : : "memory");
 		wrmsr(MSR_IA32_TSC_DEADLINE, 0);
 	}
 	__atomic_store_n(&this_cpu()->idle, false, __ATOMIC_SEQ_CST);

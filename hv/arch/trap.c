@@ -5,6 +5,7 @@
 #include "hv/lib/log.h"
 
 extern const u8 ImageBase[], _text[], _etext[];
+extern const u8 cpu_sleep_hlt[];
 extern bool cpu_stopping;
 void (*cpu_kick_hook)(void);
 extern const s32 _ex_table[][2], _ex_table_end[][2];
@@ -81,6 +82,7 @@ void trap_handle(struct trap_frame *f)
 		/* The end of a sleep; or a source that firmware left on and nobody masks, which is no reason to stop. */
 		if (f->vector != VEC_SPURIOUS)
 			cpu_apic_write(0xb0, 0); /* EOI */
+		f->rip += f->rip == (uintptr_t)cpu_sleep_hlt; /* it was to end that sleep */
 		return;
 	}
 	if (f->vector == VEC_GP) {

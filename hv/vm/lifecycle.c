@@ -359,18 +359,24 @@ static void want(struct vm *vm, bool *what)
 
 void vm_kill(struct vm *vm, const char *fmt, ...)
 {
+	static struct spinlock one; /* two vCPUs may die at the same time: the reason is the first one's */
+	/* In a vCPU's run loop, or in one of its devices: the service CPU does it when nothing of the guest is on a stack. */
+	bool later = this_cpu()->running || spin_is_locked(&vm->lock), first;
 	va_list ap;
 
-	if (vm_is_dead(vm) || vm->want_kill)
-		return;
 	log_guard();
-	va_start(ap, fmt);
-	vsnprintf(vm->reason, sizeof(vm->reason), fmt, ap);
-	va_end(ap);
-	/* In a vCPU's run loop, or in one of its devices: the service CPU does it when nothing of the guest is on a stack. */
-	if (this_cpu()->running || spin_is_locked(&vm->lock))
+	spin_lock(&one);
+	first = !vm_is_dead(vm) && !vm->want_kill;
+	if (first) {
+		va_start(ap, fmt);
+		vsnprintf(vm->reason, sizeof(vm->reason), fmt, ap);
+		va_end(ap);
+		vm->want_kill = later;
+	}
+	spin_unlock(&one);
+	if (first && later)
 		want(vm, &vm->want_kill);
-	else
+	else if (first)
 		kill_now(vm);
 }
 
