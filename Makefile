@@ -73,7 +73,7 @@ $(BUILD)/obj/mig/%.o: mig/%.c
 	@echo '  CC      $<'; $(CC) $(SVC_CFLAGS) $(MIG_CFLAGS) -c $< -o $@
 
 # Virtual cards call these, also while a guest's registers are live; and they are tested like the devices.
-GUEST_NET_SRCS := net/vswitch.c net/announce.c
+GUEST_NET_SRCS := net/vswitch.c net/announce.c net/forward.c
 GUEST_NET_TESTS := $(wildcard $(GUEST_NET_SRCS:.c=_test.c))
 $(GUEST_NET_SRCS:%.c=$(BUILD)/obj/%.o): SVC_CFLAGS += -mgeneral-regs-only
 

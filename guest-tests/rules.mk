@@ -22,7 +22,7 @@ GUESTS := $(GUEST_NAMES:%=$(GUEST_OUT)/%.elf) $(GUEST_NAMES64:%=$(GUEST_OUT)/%64
 
 .PHONY: guests guest-initrd debian-guest
 guests: $(GUESTS)
-guest-initrd: $(GUEST_OUT)/initrd.cpio
+guest-initrd: $(GUEST_OUT)/initrd.cpio $(GUEST_OUT)/initrd-net.cpio
 # The Debian system on a disk; a minute or two, then nothing until its recipe changes.
 debian-guest:
 	@$(GUEST_SRC)/debian/mkdisk.sh $(BUILD)/debian
@@ -47,6 +47,9 @@ $(GUEST_OUT)/%.elf: $(GUEST_OUT)/obj/%.elf64
 
 $(GUEST_OUT)/initrd.cpio: $(wildcard $(GUEST_SRC)/linux/*)
 	@echo '  INITRD  $@'; $(GUEST_SRC)/linux/mkinitrd.sh $@
+
+$(GUEST_OUT)/initrd-net.cpio: $(wildcard $(GUEST_SRC)/linux/* $(BUILD)/linux/modules/*)
+	@echo '  INITRD  $@'; $(GUEST_SRC)/linux/mkinitrd.sh $@ $(BUILD)/linux/modules
 
 .SECONDARY: $(GUEST_NAMES:%=$(GUEST_OUT)/obj/%.elf64) $(GUEST_LIB) \
 	$(GUEST_NAMES:%=$(GUEST_OUT)/obj/%/main.c.o)

@@ -5,6 +5,7 @@
 #include "hv/mm/frame.h"
 #include "hv/vm/vm_clock.h"
 #include "hv/vdev/virtio_net.h"
+#include "net/forward.h"
 #include "net/net.h"
 
 #include <stdarg.h>
@@ -353,6 +354,34 @@ int virtio_net_check(const struct guest_config *g, struct error *e)
 		if (!strcmp(g->nics[i].network, "elsewhere"))
 			return error_set(e, E_NOENT, "no switch %s here", g->nics[i].network);
 	return 0;
+}
+
+/* One frame was held; more come when a test calls world->give. */
+struct lan_forward *lan_forward_begin(struct vm *vm, lan_forward_fn give, void *arg)
+{
+	static const u8 held[60] = { [59] = 77 };
+
+	CHECK(!vm->owner);
+	world->give = give;
+	world->give_arg = arg;
+	CHECK(give(arg, 1, held, sizeof(held)));
+	return arg;
+}
+
+u64 lan_forward_end(struct lan_forward *f)
+{
+	if (f && world->give_arg == f)
+		world->give = NULL;
+	return 0;
+}
+
+void virtio_net_inject(struct vm *vm, u32 card, const u8 *frame, size_t len)
+{
+	CHECK(vm->owner);
+	world->injected++;
+	world->injected_card = card;
+	world->injected_len = len;
+	world->injected_byte = len ? frame[len - 1] : 0;
 }
 
 u64 guest_gfn_end(const struct vm *vm) { return vm->ram_bytes >> PAGE_SHIFT; }

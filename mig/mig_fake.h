@@ -3,6 +3,7 @@
  * byte queues that break on demand; time moves when a test says so. Nothing of hv/ but error texts is used. */
 #pragma once
 #include "mig/session.h"
+#include "net/forward.h"
 
 enum { FAKE_A, FAKE_B, FAKE_HOSTS };
 #define FAKE_GUEST "g1"
@@ -37,6 +38,11 @@ struct fake_world {
 	bool never_drains, disk_refused;
 	u32 drain_turns, disk_away;      /* calls that say no before one says yes */
 	struct disk_config disks[CONFIG_MAX_DISKS]; /* of the guest, see fake_disks() */
+	lan_forward_fn give;             /* frames for a guest that has moved away; NULL: no longer */
+	void *give_arg;
+	unsigned injected;               /* that came to it; the last one: */
+	u32 injected_card, injected_len;
+	u8 injected_byte;
 	bool bad_state;                  /* the source's state is one that post_load refuses */
 };
 extern struct fake_world *world;

@@ -256,6 +256,53 @@ static void test_networks(void **state)
 	}
 }
 
+/* Frames that were held for it, and such as still come to the source, go after it; for a while. */
+static void test_frames_follow(void **state)
+{
+	u8 frame[1514] = { [1513] = 9, [99] = 8 };
+
+	(void)state;
+	fake_setup(5);
+	begin(5, false);
+	for (unsigned i = 0; i < 3000 && !world->injected; i++)
+		fake_step(STEP_US);
+	assert_int_equal(outcome(), MOVED);
+	assert_int_equal(world->injected, 1);
+	assert_true(world->injected_card == 1 && world->injected_len == 60 && world->injected_byte == 77);
+	fake_switch(FAKE_A);
+	assert_true(world->give(world->give_arg, 0, frame, sizeof(frame)));
+	assert_true(world->give(world->give_arg, 0, frame, 100));
+	fake_step(STEP_US);
+	fake_step(STEP_US);
+	fake_step(STEP_US);
+	assert_int_equal(world->injected, 3);
+	assert_true(world->injected_card == 0 && world->injected_len == 100 && world->injected_byte == 8);
+	/* More than the connection takes at a time: some are lost, nothing else. */
+	fake_switch(FAKE_A);
+	for (unsigned i = 0; i < 200; i++)
+		if (!world->give(world->give_arg, 0, frame, sizeof(frame)))
+			break;
+	assert_false(world->give(world->give_arg, 0, frame, sizeof(frame)));
+	assert_true(settle(3000));
+	assert_true(world->injected > 10 && world->injected < 203);
+	assert_null(world->give);
+	finish();
+
+	/* It has gone on from there by now. */
+	fake_setup(5);
+	begin(5, false);
+	for (unsigned i = 0; i < 3000 && !world->injected; i++)
+		fake_step(STEP_US);
+	fake_guest(FAKE_B)->epoch++;
+	fake_switch(FAKE_A);
+	assert_true(world->give(world->give_arg, 0, frame, 100));
+	fake_step(STEP_US);
+	fake_step(STEP_US);
+	assert_int_equal(world->injected, 1);
+	assert_true(settle(3000));
+	finish();
+}
+
 /* One that has ended comes back as it was. */
 static void test_dead_restored(void **state)
 {
@@ -1036,7 +1083,7 @@ static void test_clock(void **state)
 		/* One that comes back from the freeze (its link is cut in FINAL, before COMMIT) has lost nothing either. */
 		fake_setup(60);
 		world->wall_synced = synced;
-		world->plan = (struct fake_plan){ FAULT_CUT, 0, 0, sent - 50, 0 };
+		world->plan = (struct fake_plan){ FAULT_CUT, 0, 0, sent - 50 - 70, 0 }; /* 70: LAN, see lan_forward_begin() */
 		tsc = vm_tsc(fake_guest(FAKE_A));
 		at = world->now_us;
 		assert_int_equal(fake_move(FAKE_A, false, &e), 0);
@@ -1194,7 +1241,7 @@ int main(void)
 		cmocka_unit_test(test_there_and_back),
 		cmocka_unit_test(test_paused_stays_paused),
 		cmocka_unit_test(test_refusals),
-		cmocka_unit_test(test_networks),
+		cmocka_unit_test(test_networks), cmocka_unit_test(test_frames_follow),
 		cmocka_unit_test(test_stale_restored),
 		cmocka_unit_test(test_dead_restored),
 		cmocka_unit_test(test_start_errors),

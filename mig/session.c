@@ -3,6 +3,8 @@
 #include "hv/lib/clock.h"
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
+#include "hv/vdev/virtio_net.h"
+#include "net/forward.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -28,13 +30,45 @@ void mig_init(const char *host_name)
 	ram_hash_of_zero();
 }
 
-struct mig_session *session_new(bool source, struct stream *stream)
+static void session_free(struct mig_session *s)
 {
-	struct mig_session *s;
+	u64 frames = lan_forward_end(s->forward);
+
+	if (frames)
+		log_info("mig", "guest %s: %llu frames that still came for it were sent after it to host %s", s->key.guest,
+			 (unsigned long long)frames, s->peer);
+	if (s->stream)
+		stream_close(s->stream);
+	wire_in_free(&s->in);
+	wire_out_free(&s->out);
+	heap_free(s);
+}
+
+/* A free place, else that of one with nothing left to say. MIG_MAX_SESSIONS: none. */
+static unsigned session_place(void)
+{
 	unsigned i;
 
-	for (i = 0; i < MIG_MAX_SESSIONS && mig_host->sessions[i]; i++)
-		;
+	for (i = 0; i < MIG_MAX_SESSIONS; i++)
+		if (!mig_host->sessions[i])
+			return i;
+	for (i = 0; i < MIG_MAX_SESSIONS; i++) {
+		struct mig_session *s = mig_host->sessions[i];
+
+		if (s->step == MIG_LINGER && s->forward && wire_out_empty(&s->out)) {
+			session_free(s);
+			mig_host->sessions[i] = NULL;
+			break;
+		}
+	}
+	return i;
+}
+
+struct mig_session *session_new(bool source, struct stream *stream)
+{
+	unsigned i = session_place();
+	struct mig_session *s;
+
 	if (i == MIG_MAX_SESSIONS)
 		return NULL;
 	s = heap_calloc(1, sizeof(*s));
@@ -52,15 +86,6 @@ struct mig_session *session_new(bool source, struct stream *stream)
 	s->started_us = s->step_us = s->moved_us = s->spoke_us = now_us();
 	mig_host->sessions[i] = s;
 	return s;
-}
-
-static void session_free(struct mig_session *s)
-{
-	if (s->stream)
-		stream_close(s->stream);
-	wire_in_free(&s->in);
-	wire_out_free(&s->out);
-	heap_free(s);
 }
 
 struct mig_info *session_info(struct mig_session *s, const char *guest)
@@ -255,6 +280,24 @@ struct mig_session *session_find_incoming(const char *guest, const char *source)
 	return NULL;
 }
 
+/* Target: takes the frames that the source still got for the guest it has handed over. */
+static int linger_receive(struct mig_session *s)
+{
+	struct error e = { 0 };
+	struct wire_reader r;
+	size_t read = 0;
+	int rc = wire_recv(&s->in, s->stream, &r, &read, &e);
+	struct vm *vm = rc > 0 && s->in.type == WIRE_LAN ? vm_find(s->key.guest) : NULL;
+
+	if (vm && vm->owner && vm->epoch == s->key.epoch) {
+		u16 card = wire_u16(&r);
+
+		if (!r.bad)
+			virtio_net_inject(vm, card, r.p, (size_t)(r.end - r.p));
+	}
+	return rc < 0 ? rc : (int)read;
+}
+
 /* Last words go out; what still comes in is thrown away, so that the peer's TCP does not reset before it has read them. */
 static bool linger_poll(struct mig_session *s)
 {
@@ -264,7 +307,7 @@ static bool linger_poll(struct mig_session *s)
 	    now_us() - s->step_us < mig_timeouts.linger) {
 		n = wire_flush(&s->out, s->stream);
 		if (n >= 0)
-			n = stream_read(s->stream, s->in.buf, WIRE_MAX_PAYLOAD);
+			n = s->takes_lan ? linger_receive(s) : stream_read(s->stream, s->in.buf, WIRE_MAX_PAYLOAD);
 		if (n >= 0)
 			return n > 0;
 	}

@@ -57,6 +57,7 @@ struct mig_session {
 	struct ram ram;
 	bool ram_ready;
 	bool cancel;
+	struct lan_forward *forward;     /* source, after the move: frames that still come for the guest */
 	bool peer_ended;                 /* its last word has come: nothing to say, nothing to wait for */
 	/* source */
 	u64 move_boot;                   /* the target's boot id when the move began */
@@ -79,6 +80,7 @@ struct mig_session {
 	bool verify_full, last_round, full_pending;
 	u64 stopped_wall_us;             /* UTC when the source stopped the guest's clock, 0: unknown */
 	struct blk_info disks[CONFIG_MAX_DISKS]; /* as the guest knows them */
+	bool takes_lan;                  /* the guest runs here now; the connection still brings frames that came for it there */
 	bool had_stale;                  /* an inactive entry of that name stood here before */
 	struct { struct guest_config config; enum run_state state; char owner[NAME_MAX_LEN], reason[300]; u64 epoch; bool own; } stale;
 };

@@ -7,6 +7,7 @@
 #include "hv/mm/frame.h"
 #include "hv/vm/blk.h"
 #include "hv/vm/vm_clock.h"
+#include "net/forward.h"
 #include "net/net.h"
 
 #include <stdio.h>
@@ -73,6 +74,17 @@ static void source_fail(struct mig_session *s, const struct error *e)
 		s->step = MIG_ENDED;
 }
 
+/* A frame for the guest's card that came here after all. Lost if the connection does not take them as fast as they come. */
+static bool send_lan(void *arg, u16 card, const u8 *frame, unsigned len)
+{
+	struct mig_session *s = arg;
+	struct wire_writer *w = wire_begin(&s->out, WIRE_LAN);
+
+	wire_put_u16(w, card);
+	wire_put_bytes(w, frame, len);
+	return !wire_end(&s->out);
+}
+
 /* The guest is on the target. */
 static void source_done(struct mig_session *s, u64 target_downtime_us)
 {
@@ -91,8 +103,11 @@ static void source_done(struct mig_session *s, u64 target_downtime_us)
 		 (unsigned long long)i->downtime_us, (unsigned long long)target_downtime_us);
 	session_set(s, s->step, "completed", "done");
 	session_end(s);
+	s->forward = lan_forward_begin(vm, send_lan, s);
 	vm_moved_away(vm, s->peer, s->key.epoch);
-	s->step = MIG_ENDED;
+	/* As long as the connection lives on for those. */
+	if (!s->forward)
+		s->step = MIG_ENDED;
 }
 
 /* The target gave the right to run back. */

@@ -580,6 +580,7 @@ static int on_commit(struct mig_session *s, struct wire_reader *r, struct error 
 		log_err("mig", "no room for COMMITTED; the source will ask");
 	session_set(s, s->step, "completed", "done");
 	s->had_stale = false;
+	s->takes_lan = true;
 	session_end(s);
 	return 0;
 }
@@ -612,6 +613,7 @@ static int on_resolve(struct mig_session *s, struct wire_reader *r, struct error
 		o = ledger_get(&mig_host->ledger, &k);
 		if (o == LEDGER_COMMITTED) {
 			rc = send_committed(s, 0);
+			s->takes_lan = true;
 		} else if (o == LEDGER_NONE && mig_host->ledger.forgot) {
 			rc = session_send_text(s, WIRE_UNKNOWN, "this move is too long ago for this host to remember; to give up the "
 					       "waiting copy, stop it");

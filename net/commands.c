@@ -9,6 +9,7 @@
 #include "mbedtls/base64.h"
 #include "mig/mig.h"
 #include "net/time.h"
+#include "net/vswitch.h"
 #include <cJSON.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -186,7 +187,7 @@ static void query_guests(struct command_call *c, const cJSON *args)
 		cJSON_AddBoolToObject(o, "running", vm->state == RS_RUNNING);
 		NUM(o, "vcpus", vm->config.vcpus);
 		NUM(o, "devices", vm->n_vdevs);
-		NUM(o, "nics", 0);
+		NUM(o, "nics", vm->config.n_nics);
 		NUM(o, "memory", vm->config.memory_bytes);
 		STR(o, "owner", vm->owner_name);
 		NUM(o, "epoch", vm->epoch);
@@ -197,6 +198,39 @@ static void query_guests(struct command_call *c, const cJSON *args)
 		if (vm->debug_exit_code >= 0)
 			NUM(o, "debug-exit-code", vm->debug_exit_code);
 		STR(o, "exit-reason", vm->state == RS_RUNNING ? "" : vm->reason);
+		json_attach(c->ret, NULL, o);
+	}
+}
+
+static void query_switches(struct command_call *c, const cJSON *args)
+{
+	c->ret = cJSON_CreateArray();
+	for (u32 i = 0; i < n_vnetworks; i++) {
+		const struct vnetwork *n = &vnetworks[i];
+		cJSON *o = cJSON_CreateObject();
+		u64 in = 0, out = 0, no_room = 0, refused = 0;
+		const struct vport *p;
+		u32 ports = 0;
+
+		for (u32 k = 0; (p = vswitch_port(n->sw, k)); k++) {
+			if (p->trunk || p->moved || p->vlan != n->vlan)
+				continue;
+			ports++;
+			in += p->frames_in;
+			out += p->frames_out;
+			no_room += p->no_room;
+			refused += p->refused;
+		}
+		STR(o, "name", n->name);
+		STR(o, "uplink", n->uplink);
+		NUM(o, "vlan", n->vlan);
+		NUM(o, "ports", ports);
+		NUM(o, "macs", vswitch_macs(n->sw, n->vlan));
+		NUM(o, "frames-in", in);
+		NUM(o, "frames-out", out);
+		NUM(o, "no-room", no_room);
+		NUM(o, "refused", refused);
+		NUM(o, "forwarded", n->forwarded);
 		json_attach(c->ret, NULL, o);
 	}
 }
@@ -558,6 +592,7 @@ static const struct command {
 	{ "query-guests", ROLE_VIEWER, false, query_guests },
 	{ "query-status", ROLE_VIEWER, false, query_status },
 	{ "query-migrate", ROLE_VIEWER, false, query_migrate },
+	{ "query-switches", ROLE_VIEWER, false, query_switches },
 	{ "guest-start", ROLE_OPERATOR, true, guest_start },
 	{ "guest-stop", ROLE_OPERATOR, true, guest_stop },
 	{ "system_powerdown", ROLE_OPERATOR, true, system_powerdown },

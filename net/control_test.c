@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* The control server over pipes instead of TLS, with guests and moves that only note what was asked of them. */
 #include "net/control.h"
+#include "net/vswitch.h"
 #include "hv/arch/caps.h"
+#include "hv/mm/frame.h"
 #include "hv/vm/vm.h"
 #include "mig/mig.h"
 #include "net/net_fake.h"
@@ -360,7 +362,7 @@ static void test_basics(void **state)
 	expect_error(p, "{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{"
 		"}}}}}}}}}}}}}}}}}}", "GenericError", "one JSON object");
 	o = ask(p, "{\"execute\":\"query-commands\"}");
-	assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(o, "return")), 19);
+	assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(o, "return")), 20);
 	cJSON_Delete(o);
 	/* Pieces, and several in one. */
 	feed(p, "{\"execute\":");
@@ -402,6 +404,7 @@ static void shape(const cJSON *o, const char *keys)
 
 static void test_shapes(void **state)
 {
+	struct vport card[2] = { { .vlan = 7, .frames_in = 5 }, { .vlan = 8, .frames_in = 5 } };
 	struct pipe *p = client("viewer");
 	cJSON *o, *r;
 	char *text;
@@ -437,6 +440,18 @@ static void test_shapes(void **state)
 	cJSON_Delete(o);
 
 	expect(p, "{\"execute\":\"query-migrate\",\"arguments\":{\"guest\":\"one\"}}", "{\"return\":{\"status\":\"none\"}}");
+	expect(p, "{\"execute\":\"query-switches\"}", "{\"return\":[]}");
+	vnetworks[0] = (struct vnetwork){ .name = "lan", .sw = vswitch_create(), .vlan = 7, .uplink = "card", .forwarded = 3 };
+	n_vnetworks = 1;
+	assert_int_equal(vswitch_add(vnetworks[0].sw, &card[0]), 0);
+	assert_int_equal(vswitch_add(vnetworks[0].sw, &card[1]), 0);
+	expect(p, "{\"execute\":\"query-switches\"}",
+	       "{\"return\":[{\"name\":\"lan\",\"uplink\":\"card\",\"vlan\":7,\"ports\":1,\"macs\":0,\"frames-in\":5,\"frames-out\":0,"
+	       "\"no-room\":0,\"refused\":0,\"forwarded\":3}]}");
+	vswitch_remove(&card[0]);
+	vswitch_remove(&card[1]);
+	heap_free(vnetworks[0].sw); /* nobody polls it */
+	n_vnetworks = 0;
 	expect_error(p, "{\"execute\":\"query-migrate\",\"arguments\":{\"guest\":\"nix\"}}", "DeviceNotFound", "nix");
 	memset(&info, 0, sizeof(info));
 	info.status = "failed";

@@ -39,7 +39,7 @@ struct vswitch *vswitch_create(void)
 	return sw;
 }
 
-const struct vnetwork *vswitch_network(const char *name)
+struct vnetwork *vswitch_network(const char *name)
 {
 	for (u32 i = 0; i < n_vnetworks; i++)
 		if (!strcmp(vnetworks[i].name, name))
@@ -51,7 +51,7 @@ int vswitch_add(struct vswitch *sw, struct vport *port)
 {
 	if (sw->n_ports == VSWITCH_PORTS)
 		return -E_NOMEM;
-	if (!port->trunk) {
+	if (!port->trunk && !port->moved) {
 		port->queue = frame_alloc_n(QUEUE_PAGES);
 		if (!port->queue)
 			return -E_NOMEM;
@@ -171,6 +171,25 @@ static void deliver(struct vport *to, const u8 *frame, unsigned len, u16 vlan)
 		to->no_room++;
 }
 
+/* Even if the table knows better already, because the guest has announced itself: this frame was on its way before. But not
+ * once the guest is back. */
+static bool to_moved(struct vswitch *sw, const u8 *frame, unsigned len, u16 vlan)
+{
+	const struct mac_entry *m = find(sw, vlan, frame);
+
+	if (m && !m->port->trunk)
+		return false;
+	for (u32 i = 0; i < sw->n_ports; i++) {
+		struct vport *to = sw->ports[i];
+
+		if (to->moved && to->vlan == vlan && !memcmp(to->mac, frame, 6)) {
+			deliver(to, frame, len, vlan);
+			return true;
+		}
+	}
+	return false;
+}
+
 /* len bytes without a tag. */
 static void forward(struct vport *from, const u8 *frame, unsigned len, u16 vlan)
 {
@@ -185,6 +204,8 @@ static void forward(struct vport *from, const u8 *frame, unsigned len, u16 vlan)
 		return;
 	}
 	learn(from, vlan, source);
+	if (from->trunk && to_moved(sw, frame, len, vlan))
+		return;
 	if (!(frame[0] & 1))
 		m = find(sw, vlan, frame);
 	if (m && now_us() - m->seen_us < VSWITCH_AGE_US) {
@@ -196,7 +217,7 @@ static void forward(struct vport *from, const u8 *frame, unsigned len, u16 vlan)
 	for (u32 i = 0; i < sw->n_ports; i++) {
 		struct vport *to = sw->ports[i];
 
-		if (to != from && (to->trunk || to->vlan == vlan))
+		if (to != from && !to->moved && (to->trunk || to->vlan == vlan))
 			deliver(to, frame, len, vlan);
 	}
 }

@@ -30,6 +30,7 @@ struct vport {
 	const struct vport_ops *ops;
 	u16 vlan;          /* of an access port; 0: the untagged frames */
 	bool trunk;        /* uplink: frames of all VLANs, tagged */
+	bool moved;        /* stands in for a guest that has left this host: gets what the uplink still has for its mac, nothing else */
 	u8 mac[6];         /* of an access port: learnt as soon as it is up */
 	/* vswitch.c's */
 	struct vswitch *sw;
@@ -48,6 +49,7 @@ struct vnetwork {
 	struct vswitch *sw;
 	u16 vlan;
 	char uplink[48];   /* for people; empty: none */
+	u64 forwarded;     /* frames sent after guests that have left */
 };
 extern struct vnetwork vnetworks[CONFIG_MAX_SWITCHES];
 extern u32 n_vnetworks;
@@ -55,7 +57,7 @@ extern u32 n_vnetworks;
 /* An empty switch that is kept; NULL: no memory. */
 struct vswitch *vswitch_create(void);
 /* NULL: there is none of that name. */
-const struct vnetwork *vswitch_network(const char *name);
+struct vnetwork *vswitch_network(const char *name);
 /* -E_NOMEM: the switch is full, or there is no memory for the port's queue. */
 int vswitch_add(struct vswitch *sw, struct vport *port) __must_check;
 /* Forgets the port, its addresses and what waits in its queue. Harmless on one that was never added. */

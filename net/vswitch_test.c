@@ -337,6 +337,42 @@ static void test_arrival(void **state)
 	assert_int_equal(a.announcements, 7);
 }
 
+/* The guest of port a has moved to behind the uplink. */
+static void test_moved(void **state)
+{
+	static struct end gone;
+
+	vswitch_remove(&a.port);
+	gone = (struct end){ .port = { .ops = &end_ops, .moved = true, .mac = { 2, 0, 0, 0, 0, 0xa } } };
+	assert_int_equal(vswitch_add(sw, &gone.port), 0);
+	assert_null(gone.port.queue);
+	sends(&up, 0xa, 0x99, 0, 60);
+	REACHES(0, 0, 0, 0);
+	assert_int_equal(gone.n, 1);
+	/* Its new host gets these by itself: broadcasts, other addresses and VLANs, and what guests here send. */
+	sends(&up, 0xff, 0x99, 0, 60);
+	sends(&up, 0x98, 0x99, 0, 60);
+	sends(&up, 0xa, 0x99, 7, 60);
+	sends(&b, 0xa, 0xb, 0, 60);
+	REACHES(1, 0, 0, 0);
+	assert_int_equal(gone.n, 1);
+	/* It has announced itself; a frame that was sent before that. */
+	sends(&up, 0xff, 0xa, 0, 60);
+	sends(&up, 0xa, 0x99, 0, 60);
+	assert_int_equal(gone.n, 2);
+	assert_false(vswitch_poll());
+	/* It comes back: on its way it is still there, then it is here. */
+	end_add(&a, &guest_ops, false, 0, 0xa);
+	sends(&up, 0xa, 0x99, 0, 60);
+	assert_int_equal(gone.n, 3);
+	a.running = true;
+	vswitch_poll();
+	sends(&up, 0xa, 0x99, 0, 60);
+	REACHES(0, 1, 0, 0);
+	assert_int_equal(gone.n, 3);
+	vswitch_remove(&gone.port);
+}
+
 static void test_port_limit(void **state)
 {
 	static struct end many[VSWITCH_PORTS];
@@ -359,6 +395,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_learning), T(test_vlans), T(test_malformed), T(test_table_is_bounded), T(test_no_room), T(test_queue),
 		T(test_arrival), T(test_port_limit),
+		T(test_moved),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

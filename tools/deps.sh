@@ -133,7 +133,7 @@ do_kernel() {
 	local name meta pkg deb tmp=$B/linux/.tmp v
 	mkdir -p "$B/linux"
 	while read -r name meta _; do
-		[ -e "$B/linux/$name" ] && continue
+		[ -e "$B/linux/$name" ] && { [ "$name" != vmlinuz ] || [ -e "$B/linux/modules/virtio_net.ko" ]; } && continue
 		pkg=$(apt-cache depends "$meta" 2>/dev/null | awk '$1 == "Depends:" { print $2; exit }')
 		[ -n "$pkg" ] || die "apt does not know $meta. Run apt-get update and try again."
 		say "$name from $pkg"
@@ -146,6 +146,12 @@ do_kernel() {
 		cp "$tmp"/x/boot/config-* "$B/linux/$name.config"
 		basename "${deb[0]}" > "$B/linux/$name.version"
 		cp "${v[0]}" "$B/linux/$name"
+		# For a guest with a network card and nothing else (guest-tests/linux).
+		if [ "$name" = vmlinuz ]; then
+			mkdir -p "$B/linux/modules"
+			find "$tmp/x/lib/modules" \( -name 'virtio.ko' -o -name 'virtio_ring.ko' -o -name 'virtio_pci*.ko' -o \
+				-name 'virtio_net.ko' -o -name '*failover.ko' \) -exec cp {} "$B/linux/modules/" ';'
+		fi
 		rm -rf "$tmp"
 	done < <(rows kernel)
 	say "kernels: build/linux"

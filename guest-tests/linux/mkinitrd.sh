@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Builds the initramfs of the real guest: busybox, heartbeat and /init, nothing else.
-# Usage: mkinitrd.sh OUT   (environment: BUSYBOX=a static busybox, MUSL_GCC=musl-gcc)
+# Builds the initramfs of the real guest: busybox, heartbeat and /init, nothing else; with MODULES (a folder) also a driver
+# for its network card. Usage: mkinitrd.sh OUT [MODULES]   (environment: BUSYBOX=a static busybox, MUSL_GCC=musl-gcc)
 #
 # The cpio archive is not compressed: unpacking it then costs a copy, not a decompression, which
 # is what counts in an emulated machine. It is reproducible: same inputs, same bytes.
@@ -12,7 +12,7 @@ die() {
 	exit 1
 }
 
-[ $# = 1 ] || die "usage: mkinitrd.sh OUT"
+[ $# = 1 ] || [ $# = 2 ] || die "usage: mkinitrd.sh OUT [MODULES]"
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$(dirname "$1")"
 out=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
@@ -50,6 +50,14 @@ cp "$busybox" "$root/bin/busybox"
 for applet in sh mount umount ls cat echo dmesg ps free sleep dd date poweroff reboot; do
 	ln -s busybox "$root/bin/$applet"
 done
+if [ $# = 2 ]; then
+	[ -e "$2/virtio_net.ko" ] || die "$2/virtio_net.ko is missing. Run 'tools/deps.sh kernel'."
+	mkdir "$root/modules"
+	cp "$2"/*.ko "$root/modules/"
+	for applet in insmod ip nc; do
+		ln -s busybox "$root/bin/$applet"
+	done
+fi
 cp "$here/init" "$root/init"
 "$cc" -static -Os -std=gnu11 -pthread -Wall -Wextra -Werror -s -Wl,--build-id=none \
 	-o "$root/bin/heartbeat" "$here/heartbeat.c"

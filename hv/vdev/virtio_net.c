@@ -188,15 +188,20 @@ static bool port_deliver(struct vport *port, const u8 *frame, unsigned len, u16 
 	return taken;
 }
 
-static void release_held(struct virtio_net *net)
+static void release_held(struct virtio_net *net, bool (*give)(void *arg, const u8 *frame, unsigned len), void *arg)
 {
 	u32 n = net->n_held, len;
 
 	net->n_held = 0;
 	for (u32 i = 0; i < n; i++) {
 		memcpy(&len, net->held + i * HELD_SLOT, sizeof(len));
-		(void)take(net, net->held + i * HELD_SLOT + sizeof(len), len);
+		(void)give(arg, net->held + i * HELD_SLOT + sizeof(len), len);
 	}
+}
+
+static bool give_to_guest(void *arg, const u8 *frame, unsigned len)
+{
+	return take(arg, frame, len);
 }
 
 static bool port_up(struct vport *port)
@@ -208,7 +213,7 @@ static bool port_up(struct vport *port)
 		return false;
 	if (net->n_held) {
 		vm_lock(vm);
-		release_held(net);
+		release_held(net, give_to_guest, net);
 		vm_unlock(vm);
 	}
 	return true;
@@ -434,6 +439,25 @@ static int virtio_net_post_load(void *owner, struct error *e)
 struct virtio_net_counters virtio_net_counters(struct vdev *dev)
 {
 	return virtio_net_of(virtio_of(dev))->count;
+}
+
+void virtio_net_inject(struct vm *vm, u32 card, const u8 *frame, size_t len)
+{
+	struct vdev *dev = vm_vdev(vm, &virtio_net_type.vdev, card);
+
+	if (dev && len >= 14 && len <= VSWITCH_FRAME_MAX)
+		(void)port_deliver(&virtio_net_of(virtio_of(dev))->port, frame, (unsigned)len, 0);
+}
+
+void virtio_net_take_held(struct vm *vm, u32 card, bool (*give)(void *arg, const u8 *frame, unsigned len), void *arg)
+{
+	struct vdev *dev = vm_vdev(vm, &virtio_net_type.vdev, card);
+
+	if (!dev)
+		return;
+	vm_lock(vm);
+	release_held(virtio_net_of(virtio_of(dev)), give, arg);
+	vm_unlock(vm);
 }
 
 static const struct vm *mac_owner(const u8 mac[6])

@@ -12,3 +12,8 @@ int virtio_net_check(const struct guest_config *g, struct error *e) __must_check
 /* Frames to and from the guest; dropped: no buffers, or the guest stands; held: kept while it was frozen in a move. */
 struct virtio_net_counters { u64 received, sent, dropped, held; };
 struct virtio_net_counters virtio_net_counters(struct vdev *dev);
+/* A frame for a guest's card (by number), as if its switch had sent it. Nothing if there is no such card, or the length is
+ * impossible. On the service CPU; takes the guest's lock. */
+void virtio_net_inject(struct vm *vm, u32 card, const u8 *frame, size_t len);
+/* Gives away what the card has held for its guest. */
+void virtio_net_take_held(struct vm *vm, u32 card, bool (*give)(void *arg, const u8 *frame, unsigned len), void *arg);

@@ -4,6 +4,7 @@
 #include "hv/fake/fake.h"
 #include "hv/fake/vdev_fake.h"
 #include "hv/vm/vm.h"
+#include "net/forward.h"
 #include "net/vswitch.h"
 
 #include <setjmp.h>
@@ -145,7 +146,7 @@ static void make_available(unsigned q, u16 head)
 }
 
 /* A buffer in one descriptor, for each of the three queues in a part of its own. */
-static u64 give(unsigned q, u64 at, u32 len, bool write)
+static u64 give_buffer(unsigned q, u64 at, u32 len, bool write)
 {
 	u16 i = ring[q].next_desc++ % QUEUE;
 
@@ -189,7 +190,7 @@ static void sends(u64 at, unsigned len)
 {
 	memset(ram + at, 0, 12);
 	frame_make(ram + at + 12, 9, len);
-	give(TX, at, 12 + len, false);
+	give_buffer(TX, at, 12 + len, false);
 }
 
 /* From the world to the guest; source 02:..:77. */
@@ -248,7 +249,7 @@ static void test_transmit_malformed(void **unused)
 
 	settle();
 	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
-		give(TX, BUFFERS, bad[i], false);
+		give_buffer(TX, BUFFERS, bad[i], false);
 		assert_false(serve());
 		assert_int_equal(used(TX, NULL), i);
 	}
@@ -259,13 +260,13 @@ static void test_transmit_malformed(void **unused)
 	sends(BUFFERS, 60);
 	ram[BUFFERS + 1] = 1;
 	assert_false(serve());
-	give(TX, BUFFERS, 72, true);
+	give_buffer(TX, BUFFERS, 72, true);
 	assert_false(serve());
 	vswitch_poll();
 	assert_int_equal(world.n, 0);
 	assert_int_equal(count().dropped, ARRAY_SIZE(bad) + 3);
 	assert_false(state()->status & VIRTIO_NEEDS_RESET);
-	give(TX, PAGE_2M - 100, 200, false);
+	give_buffer(TX, PAGE_2M - 100, 200, false);
 	assert_false(serve());
 	assert_true(state()->status & VIRTIO_NEEDS_RESET);
 	sends(BUFFERS, 60);
@@ -300,7 +301,7 @@ static void test_receive(void **unused)
 	static const u8 header[12] = { [10] = 1 };
 	u32 len;
 
-	give(RX, BUFFERS, 1526, true);
+	give_buffer(RX, BUFFERS, 1526, true);
 	arrives(mac, 1514);
 	assert_int_equal(used(RX, &len), 0);
 	assert_int_equal(len, 1526);
@@ -313,14 +314,14 @@ static void test_receive(void **unused)
 	assert_int_equal(count().dropped, 1);
 	assert_int_equal(count().received, 1);
 	/* A buffer that is too small, as long as frames are not spread. */
-	give(RX, BUFFERS, 111, true);
+	give_buffer(RX, BUFFERS, 111, true);
 	arrives(mac, 100);
 	assert_int_equal(used(RX, NULL), -1);
 	arrives(mac, 99);
 	assert_int_equal(used(RX, &len), 1);
 	assert_int_equal(len, 111);
 	/* Not up, not running, not ours. */
-	give(RX, BUFFERS, 1526, true);
+	give_buffer(RX, BUFFERS, 1526, true);
 	state()->status &= (u8)~VIRTIO_DRIVER_OK;
 	arrives(mac, 100);
 	state()->status |= VIRTIO_DRIVER_OK;
@@ -343,7 +344,7 @@ static void test_receive_spread(void **unused)
 
 	driver_up(FEATURES | MRG);
 	for (unsigned i = 0; i < 3; i++)
-		give(RX, BUFFERS + 0x1000 * i, 40, true);
+		give_buffer(RX, BUFFERS + 0x1000 * i, 40, true);
 	arrives(mac, 28);
 	assert_int_equal(used(RX, &len), 0);
 	assert_int_equal(len, 40);
@@ -352,7 +353,7 @@ static void test_receive_spread(void **unused)
 	/* 28 + 40 + 1: one short, so it takes none; then it is there. */
 	arrives(mac, 28 + 40 + 1);
 	assert_int_equal(used(RX, NULL), -1);
-	give(RX, BUFFERS + 0x3000, 40, true);
+	give_buffer(RX, BUFFERS + 0x3000, 40, true);
 	arrives(mac, 28 + 40 + 1);
 	assert_int_equal(used(RX, &len), 1);
 	assert_int_equal(len, 40);
@@ -366,8 +367,8 @@ static void test_receive_spread(void **unused)
 	assert_int_equal(ram[BUFFERS + 0x3000], (u8)(68 * 3));
 	assert_int_equal(ram[BUFFERS + 0x2000], (u8)(28 * 3));
 	/* A header that does not fit into the first one. */
-	give(RX, BUFFERS, 12, true);
-	give(RX, BUFFERS, 1526, true);
+	give_buffer(RX, BUFFERS, 12, true);
+	give_buffer(RX, BUFFERS, 1526, true);
 	arrives(mac, 60);
 	assert_int_equal(used(RX, NULL), -1);
 	assert_false(state()->status & VIRTIO_NEEDS_RESET);
@@ -390,7 +391,7 @@ static u8 control(const char *request, unsigned len)
 
 static bool gets(const char *to)
 {
-	give(RX, BUFFERS, 1526, true);
+	give_buffer(RX, BUFFERS, 1526, true);
 	arrives((const u8 *)to, 60);
 	if (used(RX, NULL) >= 0)
 		return true;
@@ -454,7 +455,7 @@ static void sends_arp(void)
 	memset(f, 0xff, 6);
 	memcpy(f + 6, mac, 6);
 	memcpy(f + 12, "\x08\6\0\1\x08\0\6\4\0\1\x52\x54\0\1\2\3\x0a\0\0\7", 20);
-	give(TX, BUFFERS, 72, false);
+	give_buffer(TX, BUFFERS, 72, false);
 	serve();
 	vswitch_poll();
 }
@@ -473,8 +474,8 @@ static void test_moves(void **unused)
 	/* Frozen: frames wait, memory stays as it is. */
 	vm->mig = vm;
 	vm->state = RS_FINISH_MIGRATE;
-	give(RX, BUFFERS + 0x1000, 1526, true);
-	give(RX, BUFFERS + 0x2000, 1526, true);
+	give_buffer(RX, BUFFERS + 0x1000, 1526, true);
+	give_buffer(RX, BUFFERS + 0x2000, 1526, true);
 	for (unsigned i = 0; i < 40; i++)
 		arrives(mac, 100 + i);
 	vswitch_poll();
@@ -518,6 +519,62 @@ static void test_moves(void **unused)
 	assert_int_equal(world.n, 12);
 	/* The driver's filter has come along. */
 	assert_int_equal(((u8 *)vdev_fake_state(dev))[virtio_net_type.vdev.mig.state_size - 6], 0);
+}
+
+static struct { unsigned n; u16 card; unsigned last_len; } given;
+
+static bool give(void *arg, u16 card, const u8 *frame, unsigned len)
+{
+	given.n++;
+	given.card = card;
+	given.last_len = len;
+	return arg == &given;
+}
+
+/* It leaves: what was held, and what comes later, goes after it, and is taken on the other side. */
+static void test_forward(void **unused)
+{
+	static const u8 frame[100] = { 1 };
+	struct lan_forward *f;
+	u32 len;
+
+	settle();
+	vm->mig = vm;
+	vm->state = RS_FINISH_MIGRATE;
+	arrives(mac, 100);
+	arrives(mac, 101);
+	f = lan_forward_begin(vm, give, &given);
+	assert_true(given.n == 2 && given.card == 0 && given.last_len == 101);
+	dev->type->destroy(dev);
+	vm->n_vdevs--;
+	free(dev);
+	arrives(mac, 102);
+	assert_true(given.n == 3 && given.last_len == 102);
+	arrives((const u8 *)"\xff\xff\xff\xff\xff\xff", 100);
+	assert_int_equal(given.n, 3);
+	assert_int_equal(lan_forward_end(f), 3);
+	arrives(mac, 103);
+	assert_int_equal(given.n, 3);
+	assert_int_equal(vnetworks[0].forwarded, 3);
+	assert_int_equal(lan_forward_end(NULL), 0);
+
+	vm->mig = NULL;
+	vm->state = RS_RUNNING;
+	dev = card_make(vm);
+	driver_up(FEATURES);
+	virtio_net_take_held(vm, 7, NULL, NULL);
+	for (unsigned i = 0; i < 4; i++)
+		give_buffer(RX, BUFFERS, 1526, true);
+	virtio_net_inject(vm, 0, frame, 100);
+	assert_int_equal(used(RX, &len), 0);
+	assert_int_equal(len, 112);
+	virtio_net_inject(vm, 1, frame, 100);
+	virtio_net_inject(vm, 0, frame, 13);
+	virtio_net_inject(vm, 0, frame, 1515);
+	assert_int_equal(used(RX, NULL), -1);
+	vm->config.n_nics = 0;
+	assert_null(lan_forward_begin(vm, give, &given));
+	vm->config.n_nics = 1;
 }
 
 static void test_hostile_state(void **unused)
@@ -616,7 +673,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(test_transmit), T(test_transmit_malformed), T(test_turns_are_bounded), T(test_receive), T(test_receive_spread),
-		T(test_filter), T(test_moves), T(test_hostile_state), T(test_unplugged), T(test_check), T(test_random),
+		T(test_filter), T(test_moves), T(test_forward), T(test_hostile_state), T(test_unplugged), T(test_check), T(test_random),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

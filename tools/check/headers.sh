@@ -96,6 +96,10 @@ hv/vdev/virtio_net.c hv/mm/frame.h      keeps frames while the guest is frozen
 hv/vdev/virtio_net.c net/vswitch.h      the other end of the cable
 hv/vdev/virtio_net.c net/announce.h     the addresses of its guest
 hv/vm/vdev.c hv/vdev/virtio_net.h       makes the devices of a guest
+net/forward.c hv/vdev/virtio_net.h      the card of the guest that leaves
+mig/source.c net/forward.h              frames that still come for a guest
+mig/session.c net/forward.h             the same
+mig/session.c hv/vdev/virtio_net.h      and the card that gets them
 mig/target.c hv/vdev/virtio_net.h       whether the networks are here
 hv/vm/console.c hv/vdev/devices.h       types into the UART
 hv/vm/console.c hv/vdev/virtio.h        or into the virtio console
