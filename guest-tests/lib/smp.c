@@ -8,7 +8,7 @@
 extern const u8 smp_trampoline[], smp_trampoline_end[], smp_record[];
 extern volatile u32 smp_next;
 
-u8 smp_stacks[SMP_MAX][SMP_STACK] __attribute__((aligned(0x4000))); /* [0] is not used: the boot CPU has its own */
+u8 smp_stacks[SMP_MAX][SMP_STACK] __attribute__((aligned(16))); /* [0] is not used: the boot CPU has its own */
 struct smp_cpu smp_cpu[SMP_MAX];
 static u32 cpus;
 
