@@ -46,6 +46,7 @@ struct parser {
 	u32 address_line;
 	bool mode_given;
 	struct guest_config guest; /* the one being read */
+	const struct guest_config *base; /* what it is before any key is read; NULL: the defaults */
 	u32 guest_line;
 	bool guest_open, guest_bad;
 	u32 nic_line[CONFIG_MAX_NICS], nic_lines[CONFIG_MAX_GUESTS][CONFIG_MAX_NICS];
@@ -733,6 +734,8 @@ static void guest_begin(struct parser *p, const char *name)
 	p->section = S_GUEST;
 	p->seen[S_GUEST] = 0;
 	p->guest = (struct guest_config){ .memory_bytes = 128ull << 20, .vcpus = 1, .weight = 100, .os_type = "other" };
+	if (p->base)
+		p->guest = *p->base;
 	strcpy(p->guest.name, name);
 	p->guest_line = p->line;
 	p->guest_open = true;
@@ -841,11 +844,27 @@ static bool section_begin(struct parser *p, const char *name)
 	return false;
 }
 
+/* A list that is given replaces the one that the guest had. */
+static void clear_list(struct guest_config *g, const struct key *k)
+{
+	if (k->set == set_module)
+		g->n_modules = 0;
+	if (k->set == set_disk) {
+		memset(g->disks, 0, sizeof(g->disks));
+		g->n_disks = 0;
+	}
+	if (k->set == set_nic) {
+		memset(g->nics, 0, sizeof(g->nics));
+		g->n_nics = 0;
+	}
+}
+
 static int handle(void *user, const char *section, const char *name, const char *value)
 {
 	struct parser *p = user;
 	const struct key *k = keys;
 	const char *wrong;
+	bool first;
 	u64 bit;
 
 	_Static_assert(ARRAY_SIZE(keys) <= 64, "a bit for each key");
@@ -868,11 +887,14 @@ static int handle(void *user, const char *section, const char *name, const char 
 		return 0;
 	}
 	bit = 1ull << (k - keys);
+	first = !(p->seen[p->section] & bit);
 	if (p->seen[p->section] & bit && k->set != set_module && k->set != set_disk && k->set != set_nic) {
 		complain(p, p->line, "[%s] %s= is there twice. Remove one", section, name);
 		return 0;
 	}
 	p->seen[p->section] |= bit;
+	if (p->base && first)
+		clear_list(&p->guest, k);
 	wrong = *value ? k->set(p, value) : "has no value. Write one, or remove the line";
 	if (wrong) {
 		complain(p, p->line, "[%s] %s=%.40s%s %s", section, name, value, strlen(value) > 40 ? "..." : "", wrong);
@@ -994,4 +1016,25 @@ void config_parse(struct config *c, const char *text, size_t len)
 		complain(&p, 0, "[network] gateway= is not another address of the network that address= names; no gateway is used");
 		c->gateway = 0;
 	}
+}
+
+int config_parse_guest(const struct config *host, struct config *scratch, const char *text, size_t len, const struct guest_config *base,
+		       struct guest_config *out, struct error *e)
+{
+	struct parser p = { .c = scratch, .text = text, .end = text + len, .base = base };
+	const char *why;
+
+	memset(scratch, 0, sizeof(*scratch));
+	memcpy(scratch->switches, host->switches, sizeof(scratch->switches));
+	scratch->n_switches = host->n_switches;
+	(void)config_ini_parse_stream(next_line, &p, handle, &p);
+	guest_end(&p);
+	p.section = S_NONE;
+	if (scratch->n_guests == 1 && nics_ok(&p, 0, 0)) {
+		*out = scratch->guests[0];
+		return 0;
+	}
+	/* Without the line: nobody has seen this text. */
+	why = scratch->n_errors ? strstr(scratch->errors[0].text, ": ") : NULL;
+	return error_set(e, E_INVAL, "%s", why ? why + 2 : "this is not the definition of one guest");
 }

@@ -107,3 +107,7 @@ static inline bool config_mac_ok(const u8 mac[6])
 {
 	return !(mac[0] & 1) && (mac[0] | mac[1] | mac[2] | mac[3] | mac[4] | mac[5]);
 }
+/* One guest, from text of the form of one [guest NAME] section, checked as config_parse() does against host's switches. base:
+ * what the keys that are not given keep (a guest that is changed), NULL: the defaults. scratch: for the work. -E_INVAL with *e. */
+int config_parse_guest(const struct config *host, struct config *scratch, const char *text, size_t len, const struct guest_config *base,
+		       struct guest_config *out, struct error *e) __must_check;

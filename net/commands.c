@@ -338,6 +338,154 @@ static void guest_start(struct command_call *c, const cJSON *args)
 		result(c, vm_start(vm, &c->error));
 }
 
+/* --- Definitions --- */
+
+#define DEFINITION_BYTES 8192
+
+/* One "key=value" line. false: that would not be one. */
+static bool definition_line(char *text, size_t *n, const char *key, const cJSON *v)
+{
+	char number[24];
+	const char *value = cJSON_IsString(v) ? v->valuestring : cJSON_IsTrue(v) ? "yes" : cJSON_IsFalse(v) ? "no" : NULL;
+	int len;
+
+	if (cJSON_IsNumber(v) && v->valuedouble >= 0 && v->valuedouble < 1e15 && v->valuedouble == (double)(u64)v->valuedouble) {
+		snprintf(number, sizeof(number), "%llu", (unsigned long long)v->valuedouble);
+		value = number;
+	}
+	/* What is in it is checked as in godwit.conf; but it must stay the line that it is. */
+	if (!value || !key[0] || strpbrk(key, "\r\n=:;#[] \t") || strpbrk(value, "\r\n"))
+		return false;
+	len = snprintf(text + *n, DEFINITION_BYTES - *n, "%s=%s\n", key, value);
+	*n += (size_t)len;
+	return *n < DEFINITION_BYTES;
+}
+
+static bool definition_text(struct command_call *c, const cJSON *args, const char *name, char *text, size_t *n)
+{
+	const cJSON *v, *item;
+
+	*n = (size_t)snprintf(text, DEFINITION_BYTES, "[guest %.40s]\n", name);
+	if (strpbrk(name, "\r\n")) {
+		fail(c, "GenericError", "a guest's name has no line breaks");
+		return false;
+	}
+	cJSON_ArrayForEach(v, args) {
+		bool ok = true;
+
+		if (!strcmp(v->string, "guest"))
+			continue;
+		if (cJSON_IsArray(v)) {
+			cJSON_ArrayForEach(item, v)
+				ok = ok && definition_line(text, n, v->string, item);
+		} else {
+			ok = definition_line(text, n, v->string, v);
+		}
+		if (!ok) {
+			fail(c, "GenericError", "argument \"%.40s\" is not one line of text, a number, true or false, or a list of these; "
+				"or all of it is too long", v->string);
+			return false;
+		}
+	}
+	return true;
+}
+
+/* Godwit reads its boot disk only while it boots. */
+static bool files_are_there(struct command_call *c, const struct guest_config *g)
+{
+	const char *files[2 + CONFIG_MAX_MODULES] = { g->kernel, g->initrd };
+	char name[64];
+
+	for (u32 i = 0; i < g->n_modules; i++)
+		files[2 + i] = g->modules[i];
+	for (u32 i = 0; i < 2 + g->n_modules; i++) {
+		const struct boot_file *f;
+
+		snprintf(name, sizeof(name), "%.*s", (int)strcspn(files[i], " "), files[i]);
+		f = boot_file(boot, name);
+		if (name[0] && (!f || !f->data)) {
+			fail(c, "GenericError", "host '%s' has not read %s from its boot disk: a guest can have the files that godwit.conf names "
+				"when the host boots", boot->config.host_name, name);
+			return false;
+		}
+	}
+	return true;
+}
+
+static bool parse_definition(struct command_call *c, const cJSON *args, const char *name, const struct guest_config *base,
+			     struct guest_config *out)
+{
+	struct config *scratch = heap_calloc(1, sizeof(*scratch));
+	char *text = heap_calloc(1, DEFINITION_BYTES);
+	bool ok = false;
+	size_t n;
+
+	if (!scratch || !text)
+		fail(c, "GenericError", "this host has no memory for that");
+	else if (definition_text(c, args, name, text, &n)) {
+		int rc = config_parse_guest(&boot->config, scratch, text, n, base, out, &c->error);
+
+		result(c, rc);
+		ok = !rc && files_are_there(c, out);
+	}
+	heap_free(scratch);
+	heap_free(text);
+	return ok;
+}
+
+static void guest_create(struct command_call *c, const cJSON *args)
+{
+	const char *name = arg_text(c, args, "guest", NULL);
+	struct guest_config *g;
+
+	if (!name)
+		return;
+	if (vm_find(name)) {
+		fail(c, "GenericError", "host '%s' has a guest %s already: change it (guest-change), or delete it first",
+			boot->config.host_name, name);
+		return;
+	}
+	g = heap_calloc(1, sizeof(*g));
+	if (!g)
+		fail(c, "GenericError", "this host has no memory for that");
+	else if (parse_definition(c, args, name, NULL, g) && !vm_define(g, &c->error))
+		result(c, -c->error.code);
+	heap_free(g);
+}
+
+/* One that does not run here, and is not about to. */
+static struct vm *arg_vm_at_rest(struct command_call *c, const cJSON *args)
+{
+	struct vm *vm = arg_vm_settled(c, args);
+
+	if (!vm || (!vm_is_populated(vm) && (vm->state == RS_PRELAUNCH || vm_is_dead(vm) || vm->state == RS_POSTMIGRATE)))
+		return vm;
+	fail(c, "GenericError", "guest %s is %s: stop it first", vm->config.name, vm_run_state_name(vm->state));
+	return NULL;
+}
+
+static void guest_change(struct command_call *c, const cJSON *args)
+{
+	struct vm *vm = arg_vm_at_rest(c, args);
+	struct guest_config *g = vm ? heap_calloc(1, sizeof(*g)) : NULL;
+
+	if (!vm)
+		return;
+	if (!g)
+		fail(c, "GenericError", "this host has no memory for that");
+	else if (parse_definition(c, args, vm->config.name, &vm->config, g))
+		vm->config = *g;
+	heap_free(g);
+}
+
+static void guest_delete(struct command_call *c, const cJSON *args)
+{
+	struct vm *vm = arg_vm_at_rest(c, args);
+
+	if (vm)
+		vm_destroy(vm);
+}
+
 static void guest_stop(struct command_call *c, const cJSON *args)
 {
 	struct vm *vm = arg_vm(c, args, "guest");
@@ -594,6 +742,9 @@ static const struct command {
 	{ "query-migrate", ROLE_VIEWER, false, query_migrate },
 	{ "query-switches", ROLE_VIEWER, false, query_switches },
 	{ "guest-start", ROLE_OPERATOR, true, guest_start },
+	{ "guest-create", ROLE_OPERATOR, true, guest_create },
+	{ "guest-change", ROLE_OPERATOR, true, guest_change },
+	{ "guest-delete", ROLE_OPERATOR, true, guest_delete },
 	{ "guest-stop", ROLE_OPERATOR, true, guest_stop },
 	{ "system_powerdown", ROLE_OPERATOR, true, system_powerdown },
 	{ "system_reset", ROLE_OPERATOR, true, system_reset },

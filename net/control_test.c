@@ -108,6 +108,26 @@ struct vm *vm_find(const char *name)
 	return NULL;
 }
 
+static const u8 kernel_image[] = "image";
+const struct boot_file *boot_file(const struct boot_info *bi, const char *name)
+{
+	static struct boot_file f = { .data = kernel_image, .size = sizeof(kernel_image) };
+
+	return strcmp(name, "vmlinuz") ? NULL : &f;
+}
+
+static struct vm made;
+struct vm *vm_define(const struct guest_config *cfg, struct error *e)
+{
+	if (vms[2]) {
+		error_set(e, E_NOMEM, "this host has as many guests as it can");
+		return NULL;
+	}
+	made = (struct vm){ .config = *cfg, .state = RS_PRELAUNCH };
+	return vms[2] = &made;
+}
+void vm_destroy(struct vm *vm) { vms[2] = NULL; }
+
 static int note(const char *what, const struct vm *vm, struct error *e)
 {
 	snprintf(did, sizeof(did), "%s %s", what, vm->config.name);
@@ -362,7 +382,7 @@ static void test_basics(void **state)
 	expect_error(p, "{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{"
 		"}}}}}}}}}}}}}}}}}}", "GenericError", "one JSON object");
 	o = ask(p, "{\"execute\":\"query-commands\"}");
-	assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(o, "return")), 20);
+	assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(o, "return")), 23);
 	cJSON_Delete(o);
 	/* Pieces, and several in one. */
 	feed(p, "{\"execute\":");
@@ -569,6 +589,65 @@ static void test_migrate(void **state)
 	assert_true(last_params.verify_full);
 	assert_int_equal(last_params.freeze_budget_ms, 50);
 	assert_int_equal(last_params.max_rounds, 5);
+}
+
+static void test_definitions(void **state)
+{
+	static const struct { const char *args, *error; } bad[] = {
+		{ "\"kernel\":\"vmlinuz\"", "\"guest\" is missing" },
+		{ "\"guest\":\"one\",\"kernel\":\"vmlinuz\"", "has a guest one already" },
+		{ "\"guest\":\"new\"", "[guest new] has no kernel=" },
+		{ "\"guest\":\"a b\",\"kernel\":\"vmlinuz\"", "is not a good name" },
+		{ "\"guest\":\"a]\\n[x\",\"kernel\":\"vmlinuz\"", "no line breaks" },
+		{ "\"guest\":\"new\",\"kernel\":\"other\"", "has not read other from its boot disk" },
+		{ "\"guest\":\"new\",\"kernel\":\"vmlinuz\",\"initrd\":\"i.gz\"", "has not read i.gz" },
+		{ "\"guest\":\"new\",\"kernel\":\"vmlinuz\",\"module\":[\"vmlinuz a\",\"m b\"]", "has not read m from" },
+		{ "\"guest\":\"new\",\"kernel\":\"vmlinuz\",\"memory\":\"5M\"", "memory=5M is not possible" },
+		{ "\"guest\":\"new\",\"kernel\":\"vmlinuz\",\"memroy\":\"6M\"", "has no key memroy" },
+		{ "\"guest\":\"new\",\"kernel\":\"vmlinuz\",\"vcpus\":1.5", "\"vcpus\" is not one line" },
+		{ "\"guest\":\"new\",\"kernel\":\"vmlinuz\",\"vcpus\":9", "vcpus=9 is not possible" },
+		{ "\"guest\":\"new\",\"kernel\":\"vmlinuz\",\"vcpus\":[1,2]", "vcpus= is there twice" },
+		{ "\"guest\":\"new\",\"kernel\":\"vmlinuz\\n[host]\"", "\"kernel\" is not one line" },
+		{ "\"guest\":\"new\",\"kernel\":\"vmlinuz\",\"os=linux\\nx\":1", "is not one line" },
+		{ "\"guest\":\"new\",\"kernel\":\"vmlinuz\",\"nic\":\"lan\"", "there is no [switch lan]" },
+		{ "\"guest\":\"new\",\"kernel\":\"vmlinuz\",\"cpu\":\"v9\"", "no CPU baseline" },
+		{ "\"guest\":\"new\",\"kernel\":{}", "is not one line" },
+	};
+	struct pipe *p = client("operator");
+	char req[400];
+
+	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
+		snprintf(req, sizeof(req), "{\"execute\":\"guest-create\",\"arguments\":{%s}}", bad[i].args);
+		expect_error(p, req, "GenericError", bad[i].error);
+		assert_null(vms[2]);
+	}
+	expect(p, "{\"execute\":\"guest-create\",\"arguments\":{\"guest\":\"new\",\"kernel\":\"vmlinuz\",\"memory\":\"64M\",\"vcpus\":2,"
+	       "\"console\":\"serial\",\"debug-exit\":true,\"disk\":[\"ram:4M\",\"ram:8M,ro\"]}}", "{\"return\":{}}");
+	assert_non_null(vms[2]);
+	assert_int_equal(made.config.memory_bytes, 64 << 20);
+	assert_int_equal(made.config.vcpus, 2);
+	assert_int_equal(made.config.n_disks, 2);
+	assert_true(made.config.console_serial && made.config.debug_exit);
+	/* What is not given stays; a list is replaced. */
+	expect(p, "{\"execute\":\"guest-change\",\"arguments\":{\"guest\":\"new\",\"disk\":\"ram:16M\",\"weight\":7}}", "{\"return\":{}}");
+	assert_int_equal(made.config.memory_bytes, 64 << 20);
+	assert_int_equal(made.config.n_disks, 1);
+	assert_int_equal(made.config.disks[0].bytes, 16 << 20);
+	assert_int_equal(made.config.weight, 7);
+	expect_error(p, "{\"execute\":\"guest-change\",\"arguments\":{\"guest\":\"new\",\"weight\":0}}", "GenericError", "weight=0");
+	assert_int_equal(made.config.weight, 7);
+	/* Not what runs. */
+	expect_error(p, "{\"execute\":\"guest-change\",\"arguments\":{\"guest\":\"one\",\"weight\":9}}", "GenericError", "stop it first");
+	expect_error(p, "{\"execute\":\"guest-delete\",\"arguments\":{\"guest\":\"one\"}}", "GenericError", "stop it first");
+	expect(p, "{\"execute\":\"guest-delete\",\"arguments\":{\"guest\":\"new\"}}", "{\"return\":{}}");
+	assert_null(vms[2]);
+	expect_error(p, "{\"execute\":\"guest-delete\",\"arguments\":{\"guest\":\"new\"}}", "DeviceNotFound", "no guest is called");
+	/* The power button. */
+	button_heard = true;
+	expect(p, "{\"execute\":\"system_powerdown\",\"arguments\":{\"guest\":\"one\"}}", "{\"return\":{}}");
+	assert_string_equal(did, "button one");
+	button_heard = false;
+	expect_error(p, "{\"execute\":\"system_powerdown\",\"arguments\":{\"guest\":\"one\"}}", "GenericError", "does not listen");
 }
 
 static void test_roles(void **state)
@@ -864,6 +943,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_shapes, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_guests, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_migrate, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_definitions, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_roles, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_console, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_typing, setup, teardown),

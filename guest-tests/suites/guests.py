@@ -185,7 +185,6 @@ def guest_commands(run):
         return len(re.findall("UART echo", c.console(name)))
 
     # The power button: of a guest that listens, and of one that does not.
-    op.godwit("start", "button")
     until(lambda: "BUTTON listening" in c.console("button"), 20, "the guest listens to its power button")
     assert "was shut down; it is now shutdown" in op.godwit("stop", "button").stdout
     got = op.godwit("stop", spin.name, check=False)

@@ -8,6 +8,7 @@
 
 #include "ca.h"
 #include "console.h"
+#include "define.h"
 #include "guest.h"
 #include "hosttime.h"
 #include "migrate.h"
@@ -24,6 +25,9 @@ static const struct command {
 	{ "ca", ca_main, "make the cluster's CA; enrol hosts and people" },
 	{ "status", status_main, "show hosts and guests" },
 	{ "time", time_main, "show how right the hosts' clocks are" },
+	{ "create", define_main, "define a guest on a running host" },
+	{ "change", define_main, "change a guest's definition" },
+	{ "delete", define_main, "forget a guest" },
 	{ "start", guest_main, "start a guest" },
 	{ "stop", guest_main, "shut a guest down, or switch it off" },
 	{ "reset", guest_main, "reset a guest" },

@@ -195,6 +195,22 @@ class FakeHost:
     def do_system_powerdown(self, args):
         self.find(args["guest"]).update(status="shutdown", running=False)
 
+    def do_guest_create(self, args):
+        self.guests.append(guest(args["guest"], self.name, status="prelaunch", running=False))
+
+    def do_guest_change(self, args):
+        self.find(args["guest"])
+
+    def do_guest_delete(self, args):
+        self.guests.remove(self.find(args["guest"]))
+
+    def do_query_time(self, _args):
+        return {"state": "synchronized", "synchronized": True, "source": "10.0.0.1", "stratum": 3, "offset-us": -1234,
+                "slew-us": 0, "dispersion-us": 5678, "rate-ppb": -2500, "last-answer-us": 3000000, "poll-s": 64,
+                "servers": [{"address": "10.0.0.1", "state": "source", "preferred": True, "reach": 255, "stratum": 2,
+                             "offset-us": -1000, "delay-us": 800},
+                            {"address": "10.0.0.2:1123", "state": "unreachable", "reach": 0, "error": "it does not answer"}]}
+
     def do_guest_stop(self, args):
         self.find(args["guest"]).update(status="shutdown", running=False)
 

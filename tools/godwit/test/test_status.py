@@ -114,6 +114,40 @@ def test_stop_asks_the_guest(env):
     has(env.run("start", "g", "--wait", "3", code=2).err, "--wait is for 'godwit stop'")
 
 
+def test_definitions(env):
+    a = FakeHost(env, "a")
+    b = FakeHost(env, "b", guests=[guest("g", "b")])
+    has(env.run("create", "n", "kernel=k", code=2).err, "--host")
+    has(env.run("create", "g", "kernel=k", "--host", "a", code=1).err, "host 'b' has a guest 'g' already")
+    has(env.run("create", "n", "--host", "a", code=2).err, "KEY=VALUE")
+    has(env.run("create", "n", "kernel", "--host", "a", code=2).err, "is not KEY=VALUE")
+    has(env.run("create", "n", "kernel=k", "--host", "c", code=2).err, "host 'c' is not in hosts.ini")
+    out = env.run("create", "n", "kernel=k", "cmdline=a=b c", "disk=ram:1M", "disk=ram:2M", "disk=ram:3M", "--host", "a", code=0).out
+    has(out, "Guest 'n' on host 'a' was created.", "godwit.conf")
+    equal([x for x in a.calls if x[0] == "guest-create"],
+          [("guest-create", {"guest": "n", "kernel": "k", "cmdline": "a=b c", "disk": ["ram:1M", "ram:2M", "ram:3M"]})])
+    has(env.run("change", "n", "memory=64M", code=0).out, "was changed")
+    has(env.run("delete", "n", "x=1", code=2).err, "takes no KEY=VALUE")
+    equal(json.loads(env.run("delete", "n", "--json", code=0).out), {"guest": "n", "host": "a", "done": "guest-delete"})
+    has(env.run("delete", "n", code=1).err, "no host has a guest called 'n'")
+    equal([x[0] for x in b.calls if not x[0].startswith("query")], [])
+
+
+def test_time(env):
+    FakeHost(env, "a")
+    h = FakeHost(env, "b")
+    h.handlers["query-time"] = lambda args: {"state": "no-servers", "source": "", "servers": []}
+    out = env.run("time", code=0).out
+    has(out, "a synchronized, source 10.0.0.1, stratum 3, offset -1.234 ms", "rate -2.500 ppm", "3.00 s ago",
+        "it does not answer", "preferred", "b no-servers", "[time] servers=")
+    got = json.loads(env.run("time", "a", "--json", code=0).out)
+    equal((got[0]["name"], got[0]["time"]["offset-us"]), ("a", -1234))
+    h.handlers["query-time"] = lambda args: {"state": 3, "offset-us": "x", "servers": 5, "source": "\x1b[2J"}
+    lacks(env.run("time", "b", code=0).out, "\x1b")
+    env.hosts["gone"] = "127.0.0.1:1"
+    has(env.run("time", code=3).out, "refuses connections")
+
+
 def test_no_such_guest(env):
     FakeHost(env, "a")
     has(env.run("stop", "q", code=1).err, "no host has a guest called 'q'")
