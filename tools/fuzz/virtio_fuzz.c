@@ -234,6 +234,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t len)
 	vdev_fake_add(vm, &uart_type, 0);
 	vdev_fake_add(vm, &pm_type, 0);
 	lapic_mmio_write(vcpu_lapic(vm->vcpus[0]), 0xf0, 0x1ff);
+	vswitch_poll(); /* it is seen to be up */
 	for (unsigned i = 0; i < 400 && in.p < in.end; i++)
 		step(&in, vm);
 	for (unsigned i = 0; i < vm->n_vdevs; i++) {
