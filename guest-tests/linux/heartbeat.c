@@ -59,7 +59,7 @@ struct setting {
 	u64 value, max;
 };
 
-enum { PERIOD, PATTERN, DIRTY, DIRTY_SET, VERIFY, SELFEND, THREADS, NSETTINGS };
+enum { PERIOD, PATTERN, DIRTY, DIRTY_SET, VERIFY, SELFEND, THREADS, NAP, NSETTINGS };
 static struct setting set[NSETTINGS] = {
 	[PERIOD] = { "period_ms", 100, 3600000 },
 	[PATTERN] = { "pattern_mb", 16, 1 << 20 },
@@ -68,6 +68,7 @@ static struct setting set[NSETTINGS] = {
 	[VERIFY] = { "verify_ms", 4000, 3600000 },
 	[SELFEND] = { "selfend", 0, ~0ull },
 	[THREADS] = { "threads", 0, 64 },
+	[NAP] = { "nap_us", 1000, 1000000 }, /* of each thread after eight rounds */
 };
 
 /*
@@ -283,7 +284,7 @@ static void *work(void *arg)
 {
 	struct worker *w = arg, *f = w->first;
 	u32 mine = w->id & 1, token;
-	struct timespec wait = { 20, 0 }, nap = { 0, 1000000 };
+	struct timespec wait = { 20, 0 }, nap = { 0, set[NAP].value * 999 };
 	u64 now, before;
 
 	for (;; w->rounds++) {
@@ -302,10 +303,10 @@ static void *work(void *arg)
 		area_write(&w->area, area_next(&w->area));
 		if (w->rounds % 16 == 0)
 			syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
-		if (w->rounds % 64 == 1) {
+		if (w->rounds % 8 == 1) {
 			before = clock_ns(CLOCK_MONOTONIC);
 			nanosleep(&nap, NULL);
-			if (clock_ns(CLOCK_MONOTONIC) - before < 1000000)
+			if (clock_ns(CLOCK_MONOTONIC) - before < (u64)nap.tv_nsec)
 				worker_fail("slept too short", w, clock_ns(CLOCK_MONOTONIC) - before);
 		}
 		f->tsc = rdtsc();

@@ -6,7 +6,7 @@
  * pages of its own, registers, the common TSC and IPIs from its neighbour; CPU 0 says, every
  * period-ms=N (100),
  *	DIRTY seq=N sweeps=N tsc=N chk=OK
- * mb=N (2) is what each CPU rewrites then.
+ * kb=N (2048) is what each CPU rewrites then; paced: each sweep waits for the next of 200 ticks a second.
  */
 #include "guest.h"
 
@@ -587,7 +587,8 @@ static void job_for_ever(u32 self)
 {
 	u64 period = arg_u64("period-ms", 100) * tsc_khz(), seq = 0, next = rdtsc() + period;
 	u64 sent_at = 0, slow = 20000 * tsc_khz();
-	u32 right = (self + 1) % n, expected = 0;
+	u32 right = (self + 1) % n, expected = 0, tick;
+	bool paced = arg_is("paced", NULL);
 
 	neighbours[right] = 0;
 	apic_write(APIC_TIMER_DIVIDE, 0xb);
@@ -622,15 +623,19 @@ static void job_for_ever(u32 self)
 		}
 		if (avx)
 			vector_check(self);
+		tick = timers[self];
+		while (paced && timers[self] == tick)
+			wait_interrupt();
 		if (sweeps[self] % 8 == 7) /* halted now and then */
-			wait_interrupt(), sti();
+			wait_interrupt();
+		sti();
 	}
 }
 
 static void for_ever(void)
 {
 	pattern_init();
-	want = arg_u64("mb", 2) * 256 * n;
+	want = arg_u64("kb", 2048) / 4 * n;
 	if (want > MAX_PAGES)
 		want = MAX_PAGES;
 	for_each_free_ram(collect);

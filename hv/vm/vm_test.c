@@ -288,6 +288,30 @@ static void vcpu_state_survives_hardware(void **state)
 	vm_destroy(vm);
 }
 
+/* What the CPU still holds of a vCPU must not come on top of a state that was loaded meanwhile: on a fresh target, and
+ * after a sync. */
+static void loaded_state_is_not_overwritten(void **state)
+{
+	struct guest_config c = { .name = "smp", .memory_bytes = 4 * MIB, .vcpus = 3 };
+	struct error e = { 0 };
+	struct vm *vm = vm_create(&c, &e);
+
+	assert_non_null(vm);
+	for (u64 round = 1; round <= 2; round++) {
+		for (unsigned i = 0; i < 3; i++) {
+			vm->vcpus[i]->s.lstar = 1000 * round + i;
+			vm->vcpus[i]->s.dr[1] = 2000 * round + i;
+		}
+		vm_state_loaded(vm);
+		vm_state_sync(vm);
+		for (unsigned i = 0; i < 3; i++) {
+			assert_int_equal(vm->vcpus[i]->s.lstar, 1000 * round + i);
+			assert_int_equal(vm->vcpus[i]->s.dr[1], 2000 * round + i);
+		}
+	}
+	vm_destroy(vm);
+}
+
 static void cpuid_shows_no_more_than_it_should(void **state)
 {
 	struct vm *vm = make(4);
@@ -356,6 +380,7 @@ int main(void)
 		cmocka_unit_test(clock_stands_still_while_paused), cmocka_unit_test(only_the_owner_runs_it),
 		cmocka_unit_test(the_guest_asks_and_the_scheduler_does), cmocka_unit_test(resets_are_rationed),
 		cmocka_unit_test(vcpu_state_survives_hardware),
+		cmocka_unit_test(loaded_state_is_not_overwritten),
 		cmocka_unit_test(cpuid_shows_no_more_than_it_should), cmocka_unit_test(a_baseline_is_what_the_guest_sees),
 	};
 
