@@ -13,7 +13,8 @@ if empty), memory=MEMORY, debug-exit=yes, os=multiboot. `expect` is one of
     dead:REGEX      its host stopped it (state internal-error) for a reason that matches
 Whatever happens to a guest, its host and all other guests go on. `output` is a regular expression for
 the console. `seconds` is what it needs of emulated time on an idle host, generously. `qemu` says whether
-QEMU TCG is a good enough PC for it (it has no x2APIC, reads unknown MSRs as 0, ...). `vcpus`: how many it has.
+QEMU TCG is a good enough PC for it (it has no x2APIC, reads unknown MSRs as 0, ...). `vcpus`: how many it has. `disk`: disk= of
+its section, or None.
 """
 import argparse
 import collections
@@ -22,13 +23,13 @@ import re
 import subprocess
 import sys
 
-Test = collections.namedtuple("Test", "name image args expect output memory seconds qemu modules vcpus")
+Test = collections.namedtuple("Test", "name image args expect output memory seconds qemu modules vcpus disk")
 
 
 def _t(name, args="", expect="pass", output="", memory=16, seconds=5, qemu=True, image=None, modules=(),
-       vcpus=1):
+       vcpus=1, disk=None):
     return Test(name, (image or name.split("-")[0]) + ".elf", args, expect, output, memory, seconds, qemu, modules,
-                vcpus)
+                vcpus, disk)
 
 
 TESTS = [
@@ -57,6 +58,7 @@ TESTS = [
     _t("traps", qemu=False),
     _t("pci", seconds=10, qemu=False),
     _t("pci-direct", "direct loops=100", seconds=10, qemu=False),
+    _t("disk", disk="ram:8M", output="DISK round=200", seconds=10, qemu=False),
     _t("poweroff", expect="off", output="POWEROFF"),
     _t("reboot-kbd", "how=kbd", expect="reset", output="REBOOT start how=kbd"),
     _t("reboot-cf9", "how=cf9", expect="reset", output="REBOOT start how=cf9"),

@@ -22,6 +22,7 @@ def sections(batch, **keys):
             memory=f"{t.memory}M",
             cmdline=t.args or None,
             vcpus=t.vcpus,
+            disk=t.disk,
             os="multiboot",
             modules=[name for name, _ in t.modules],
             **{"autostart": "no" if t.name in ALONE else "yes", **keys},

@@ -9,3 +9,5 @@ $(BUILD)/obj/hv/vm/acpi_tables.o $(BUILD)/tests/obj/hv/vm/acpi_tables.o: $(BUILD
 # Fuzzer of the PCI bus and the virtio devices (tools/fuzz/rules.mk).
 FUZZ_SRCS_virtio = $$(PURE_SRCS) $$(ZYDIS_SRCS)
 FUZZ_CFLAGS_virtio = $(ZYDIS_CFLAGS) $(INIH_CFLAGS) -I$(ZYDIS_DIR)/src -w
+FUZZ_SRCS_blk = $(FUZZ_SRCS_virtio)
+FUZZ_CFLAGS_blk = $(FUZZ_CFLAGS_virtio)
