@@ -187,8 +187,8 @@ do_bochs() {
 		mv "$tmp" "$B/bochs"
 	fi
 	gcc -O2 -Wall -Wextra -Werror -shared -fPIC -o "$B/bochs/preload.so" \
-		"$TOP/tools/bench/idiv_cure.c" "$TOP/tools/bench/loopback_only.c"
-	cat > "$B/bochs/bochs" <<-'EOF'
+		"$TOP/tools/bench/bochs_cures.c" "$TOP/tools/bench/loopback_only.c"
+	cat > "$B/bochs/bochs.new" <<-'EOF'
 	#!/bin/sh
 	# Written by tools/deps.sh: Bochs with the C library it was built for. A closed socket must not end it (SIGPIPE).
 	D=$(dirname "$(readlink -f "$0")")
@@ -199,8 +199,9 @@ do_bochs() {
 	exec "$R$L/ld-linux-x86-64.so.2" --library-path "$R$L:$L" --preload "$D/preload.so" "$R/usr/bin/BINARY" "$@"
 	EOF
 	p=$(cd "$root/usr/bin" && ls | grep -x -e bochs-bin -e bochs | tail -n 1)
-	sed -i "s/BINARY/$p/" "$B/bochs/bochs"
-	chmod +x "$B/bochs/bochs"
+	sed -i "s/BINARY/$p/" "$B/bochs/bochs.new"
+	chmod +x "$B/bochs/bochs.new"
+	mv "$B/bochs/bochs.new" "$B/bochs/bochs"
 	say "bochs: $(awk '$1 == "bochs" { print $2 }' "$B/bochs/version") in build/bochs"
 }
 
