@@ -314,7 +314,7 @@ static const char *set_freeze_budget(struct parser *p, const char *v)
 {
 	u64 n;
 
-	if (!duration_ms(v, &n) || !n || n > 60000)
+	if (!duration_ms(v, &n) || !n || n > MOVE_MAX_FREEZE_MS)
 		return "is not a duration from 1ms to 60s. Write it like freeze-budget=300ms";
 	p->c->freeze_budget_ms = n;
 	return NULL;
@@ -324,7 +324,7 @@ static const char *set_max_rounds(struct parser *p, const char *v)
 {
 	u64 n;
 
-	if (!plain_number(v, 1, 1000, &n))
+	if (!plain_number(v, 1, MOVE_MAX_ROUNDS, &n))
 		return "is not a number from 1 to 1000";
 	p->c->max_rounds = n;
 	return NULL;

@@ -2,10 +2,10 @@
 /* godwit.conf: parsing and checking. Pure; the same code runs in the firmware phase and in host tests. */
 #pragma once
 #include "hv/lib/err.h"
+#include "hv/limits.h"
 
 #define CONFIG_MAX_GUESTS 16
 #define CONFIG_MAX_ERRORS 8
-#define NAME_MAX_LEN 32
 #define CONFIG_MAX_MODULES 4
 #define CONFIG_MAX_VCPUS 8
 #define CONFIG_MAX_WEIGHT 1000

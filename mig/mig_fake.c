@@ -77,6 +77,8 @@ void *frame_alloc(void) { return fake_alloc(1, 4096); }
 void frame_free(void *p) { fake_release(p); }
 void *frame_alloc_n(unsigned n) { return fake_alloc(n, 4096); }
 void frame_free_n(void *p, unsigned n) { (void)n; fake_release(p); }
+void *frame_alloc_bytes(u64 bytes) { return fake_alloc(1, bytes); }
+void frame_free_bytes(void *p, u64 bytes) { (void)bytes; fake_release(p); }
 void *heap_calloc(size_t n, size_t size) { return fake_alloc(n, size); }
 void heap_free(void *p) { fake_release(p); }
 

@@ -13,11 +13,11 @@
 int ram_init(struct ram *r, struct vm *vm, u64 todo_words)
 {
 	*r = (struct ram){ .vm = vm, .chunks = guest_gfn_end(vm) >> 9, .todo_words = todo_words };
-	r->hash = heap_calloc(r->chunks, sizeof(*r->hash));
+	r->hash = frame_alloc_bytes(r->chunks * sizeof(*r->hash));
 	if (!r->hash)
 		goto nomem;
 	if (todo_words) {
-		r->todo = heap_calloc(todo_words, sizeof(*r->todo));
+		r->todo = frame_alloc_bytes(todo_words * sizeof(*r->todo));
 		if (!r->todo)
 			goto nomem;
 	}
@@ -40,9 +40,9 @@ void ram_free(struct ram *r)
 		if (r->hash[i])
 			frame_free(r->hash[i]);
 	if (r->hash)
-		heap_free(r->hash);
+		frame_free_bytes(r->hash, r->chunks * sizeof(*r->hash));
 	if (r->todo)
-		heap_free(r->todo);
+		frame_free_bytes(r->todo, r->todo_words * sizeof(*r->todo));
 	*r = (struct ram){ 0 };
 }
 

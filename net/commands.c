@@ -156,8 +156,6 @@ static void query_host(struct command_call *c, const cJSON *args)
 	NUM(o, "hypervisor-memory", m.hypervisor);
 	NUM(o, "uptime-us", now_us());
 	list = cJSON_AddArrayToObject(o, "config-errors");
-	if (boot->config_missing)
-		json_attach(list, NULL, cJSON_CreateString("\\godwit\\godwit.conf is missing; see README.md for an example"));
 	for (u32 i = 0; i < boot->config.n_errors; i++)
 		json_attach(list, NULL, cJSON_CreateString(boot->config.errors[i].text));
 	/* Both are the TSC, which starts at 0 when the machine does. */
@@ -690,8 +688,8 @@ static void migrate(struct command_call *c, const cJSON *args)
 	const char *uri = host ? arg_text(c, args, "uri", NULL) : NULL;
 	const char *verify = uri ? arg_text(c, args, "verify", p.verify_full ? "full" : "fold") : NULL;
 
-	if (!verify || !arg_number(c, args, "downtime-limit", 1, 600000, &p.freeze_budget_ms) ||
-	    !arg_number(c, args, "max-rounds", 1, MIG_MAX_ROUNDS, &p.max_rounds))
+	if (!verify || !arg_number(c, args, "downtime-limit", 1, MOVE_MAX_FREEZE_MS, &p.freeze_budget_ms) ||
+	    !arg_number(c, args, "max-rounds", 1, MOVE_MAX_ROUNDS, &p.max_rounds))
 		return;
 	if (strcmp(verify, "full") && strcmp(verify, "fold")) {
 		fail(c, "GenericError", "argument \"verify\" must be \"fold\" or \"full\"");

@@ -256,6 +256,61 @@ void frame_free_2m(hpa_t a)
 	push_2m(a.v);
 }
 
+/* More than one whole frame: from the end of what was never used, where it is contiguous for sure; and back to there. */
+void *frame_alloc_bytes(u64 bytes)
+{
+	u64 n = ALIGN_UP(bytes, PAGE_2M) / PAGE_2M, at;
+
+	if (!bytes || bytes >> 50)
+		return NULL;
+	if (bytes <= PAGE_2M)
+		return frame_alloc_n((unsigned)(ALIGN_UP(bytes, PAGE_SIZE) / PAGE_SIZE));
+	for (u32 i = 0; i < n_fresh; i++) {
+		if ((fresh[i].end - fresh[i].at) / PAGE_2M < n)
+			continue;
+		fresh[i].end -= n * PAGE_2M;
+		at = fresh[i].end;
+		if (fresh[i].at == fresh[i].end) {
+			n_fresh--;
+			memmove(&fresh[i], &fresh[i + 1], (n_fresh - i) * sizeof(fresh[0]));
+		}
+		n_2m -= n;
+		zero(hpa_ptr(hpa(at)), n * PAGE_2M);
+		return hpa_ptr(hpa(at));
+	}
+	return NULL;
+}
+
+void frame_free_bytes(void *p, u64 bytes)
+{
+	u64 at = ptr_hpa(p).v, n = ALIGN_UP(bytes, PAGE_2M) / PAGE_2M;
+	u32 i = 0;
+
+	if (!p)
+		return;
+	if (bytes <= PAGE_2M) {
+		frame_free_n(p, (unsigned)(ALIGN_UP(bytes, PAGE_SIZE) / PAGE_SIZE));
+		return;
+	}
+	BUG_ON(at & (PAGE_2M - 1));
+	while (i < n_fresh && fresh[i].end != at)
+		i++;
+	if (i == n_fresh && n_fresh == MAX_FRESH) {
+		for (; n; n--, at += PAGE_2M)
+			push_2m(at);
+		return;
+	}
+	if (i == n_fresh) {
+		/* In front, so that pop_2m() takes it last. */
+		memmove(&fresh[1], &fresh[0], n_fresh * sizeof(fresh[0]));
+		n_fresh++;
+		i = 0;
+		fresh[0].at = at;
+	}
+	fresh[i].end = at + n * PAGE_2M;
+	n_2m += n;
+}
+
 struct frame_stats frame_stats(void)
 {
 	struct frame_stats s = { .total = given + accounted, .free = n_2m * PAGE_2M + chunk_free * PAGE_SIZE };

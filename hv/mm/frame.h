@@ -16,6 +16,9 @@ void frame_free_2m(hpa_t a);
 /* n contiguous zeroed 4 KiB frames (n <= 512) that are kept; NULL if none. Freed with frame_free_n(). */
 void *frame_alloc_n(unsigned n) __must_check;
 void frame_free_n(void *p, unsigned n);
+/* For tables that grow with a guest: zeroed and contiguous, of any size. Freed with the same size. NULL: none left in one piece. */
+void *frame_alloc_bytes(u64 bytes) __must_check;
+void frame_free_bytes(void *p, u64 bytes);
 /* Bytes: all memory given, free now, and used by the hypervisor itself (not guests). */
 struct frame_stats { u64 total, free, hypervisor; };
 struct frame_stats frame_stats(void);

@@ -228,10 +228,42 @@ static void test_bugs(void **state)
 	assert_true(is_bug(frame_odd));
 }
 
+/* In one piece, whatever the size; given back, it is whole again. */
+static void test_bytes(void **state)
+{
+	static const u64 sizes[] = { 1, PAGE_SIZE, PAGE_2M - 1, PAGE_2M, PAGE_2M + 1, 7 * PAGE_2M - 5, WHOLE / 2 * PAGE_2M };
+	u64 before = frame_stats().free;
+	u8 *p, *q;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(sizes); i++) {
+		u64 taken = ALIGN_UP(sizes[i], sizes[i] > PAGE_2M ? PAGE_2M : PAGE_SIZE);
+
+		p = frame_alloc_bytes(sizes[i]);
+		assert_non_null(p);
+		assert_true(all(p, 0, sizes[i]));
+		assert_int_equal(before - frame_stats().free, taken);
+		assert_int_equal(frame_stats().hypervisor, taken);
+		memset(p, 0xaa, sizes[i]);
+		q = frame_alloc_bytes(sizes[i]);
+		if (q) {
+			assert_true(q + taken <= p || p + taken <= q);
+			assert_true(all(q, 0, sizes[i]) && all(p, 0xaa, sizes[i]));
+		}
+		frame_free_bytes(q, sizes[i]);
+		frame_free_bytes(p, sizes[i]);
+		assert_int_equal(frame_stats().free, before);
+	}
+	assert_null(frame_alloc_bytes(0));
+	assert_null(frame_alloc_bytes((WHOLE + 1) * PAGE_2M));
+	assert_null(frame_alloc_bytes(~0ull));
+	frame_free_bytes(NULL, 5);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_stats, setup, balanced),
+		cmocka_unit_test_setup_teardown(test_bytes, setup, balanced),
 		cmocka_unit_test_setup_teardown(test_2m, setup, balanced),
 		cmocka_unit_test_setup_teardown(test_4k, setup, balanced),
 		cmocka_unit_test_setup_teardown(test_runs, setup, balanced),

@@ -12,7 +12,7 @@ int dirty_start(struct vm *vm)
 	vm_hold(vm);
 	if (ept_split_all(&vm->ept))
 		goto nomem;
-	vm->dirty = heap_calloc(words, 8);
+	vm->dirty = frame_alloc_bytes(words * 8);
 	if (!vm->dirty)
 		goto nomem;
 	vm->dirty_words = words;
@@ -34,7 +34,7 @@ void dirty_stop(struct vm *vm)
 	if (!vm->dirty)
 		return;
 	vm_hold(vm);
-	heap_free(vm->dirty);
+	frame_free_bytes(vm->dirty, vm->dirty_words * 8);
 	vm->dirty = NULL;
 	vm->dirty_words = 0;
 	ept_join_all(&vm->ept);

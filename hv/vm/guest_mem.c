@@ -33,7 +33,7 @@ int guest_mem_create(struct vm *vm, u64 bytes, struct error *e)
 	/* Not after clearing all that there is: that takes seconds, in which nobody else runs. */
 	if (bytes + (vm->disk_pages << PAGE_SHIFT) > frame_stats().free || ept_init(&vm->ept))
 		goto nomem;
-	vm->ram_2m = heap_calloc(1, map_bytes);
+	vm->ram_2m = frame_alloc_bytes(map_bytes);
 	if (!vm->ram_2m)
 		goto nomem;
 	vm->ram_2m_count = end >> 21;
@@ -66,7 +66,7 @@ void guest_mem_destroy(struct vm *vm)
 	for (u64 i = 0; i < vm->ram_2m_count; i++)
 		if (vm->ram_2m[i].v)
 			frame_free_2m(vm->ram_2m[i]);
-	heap_free(vm->ram_2m);
+	frame_free_bytes(vm->ram_2m, vm->ram_2m_count * sizeof(hpa_t));
 	vm->ram_2m = NULL;
 	vm->ram_2m_count = vm->ram_bytes = vm->disk_pages = 0;
 	ept_destroy(&vm->ept);

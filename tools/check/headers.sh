@@ -86,6 +86,7 @@ hv/vm/vdev.c hv/vdev/devices.h          makes the devices of a guest
 hv/vm/sched.c mig/mig.h                 the run loop gives everything its turn
 hv/vm/sched.c net/net.h                 the same
 hv/vdev/debug_exit.c hv/vm/vm.h         ends the guest
+hv/vdev/pvpanic.c hv/vm/vm.h            the same
 hv/vdev/pci.c hv/vm/vm.h                knows which function is in which slot
 hv/vdev/virtio.c hv/vm/vm.h             names the guest in the log
 hv/vdev/virtq.c hv/vm/vm.h              reads and writes guest memory
@@ -104,6 +105,7 @@ mig/target.c hv/vdev/virtio_net.h       whether the networks are here
 hv/vm/console.c hv/vdev/devices.h       types into the UART
 hv/vm/console.c hv/vdev/virtio.h        or into the virtio console
 net/commands.c hv/arch/caps.h           tells what the CPU can do
+net/commands.c hv/vdev/devices.h        presses the power button
 net/port/rdrand.c hv/arch/x86.h         an instruction
 mig/source.c net/net.h                  opens the connection
 '

@@ -99,6 +99,7 @@ static void send_frame(struct input *in, struct vm *vm)
 	unsigned len = 14 + take(in, 2) % (sizeof(frame) - 13);
 
 	memset(frame, take(in, 1) & 1 ? 0xff : 0x52, 6);
+	frame[6] = 2; /* the neighbour */
 	frame[12] = 8;
 	vswitch_input(&neighbour, frame, len);
 }

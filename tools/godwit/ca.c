@@ -403,7 +403,7 @@ int ca_enroll(const char *dir, const struct enrolment *e, char **where, struct f
 
 	*where = NULL;
 	if (!name_valid(e->name))
-		return fail_set(f, GW_USAGE, "'%s' cannot be a name: use up to 63 letters, digits, '.',"
+		return fail_set(f, GW_USAGE, "'%s' cannot be a name: use up to 31 letters, digits, '.',"
 				" '_' and '-'", e->name);
 	for (i = 0; i < 4 && strcmp(roles[i], e->role); i++)
 		;

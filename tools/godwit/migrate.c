@@ -12,6 +12,7 @@
 #include "context.h"
 #include "fleet.h"
 #include "progress.h"
+#include "hv/limits.h"
 
 enum { POLL_MS = 250, RETRY_MS = 300 };
 
@@ -447,13 +448,13 @@ static const struct argp_option one_options[] = {
 	{ 0 },
 };
 
-static double arg_count(const char *arg, struct argp_state *state)
+static double arg_count(const char *arg, unsigned int max, struct argp_state *state)
 {
 	char *end;
 	double n = strtod(arg, &end);
 
-	if (end == arg || *end || !(n >= 1 && n <= 1e6) || n != (double)(long)n)
-		argp_error(state, "'%s' is not a whole number from 1 to 1000000", arg);
+	if (end == arg || *end || !(n >= 1 && n <= max) || n != (double)(long)n)
+		argp_error(state, "'%s' is not a whole number from 1 to %u", arg, max);
 	return n;
 }
 
@@ -471,8 +472,8 @@ static error_t migrate_parse(int key, char *arg, struct argp_state *state)
 			argp_error(state, "--verify is fold or full, not '%s'", arg);
 		mv->verify = arg;
 		break;
-	case OPT_FREEZE: mv->freeze_ms = arg_count(arg, state); break;
-	case OPT_ROUNDS: mv->max_rounds = arg_count(arg, state); break;
+	case OPT_FREEZE: mv->freeze_ms = arg_count(arg, MOVE_MAX_FREEZE_MS, state); break;
+	case OPT_ROUNDS: mv->max_rounds = arg_count(arg, MOVE_MAX_ROUNDS, state); break;
 	case OPT_DETACH: mv->detach = true; break;
 	case OPT_FOLLOW: mv->follow = true; break;
 	case ARGP_KEY_ARG:

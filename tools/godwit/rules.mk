@@ -22,7 +22,7 @@ GODWIT_MBEDTLS := aes aesni asn1parse asn1write base64 bignum bignum_core bignum
 	ssl_tls13_generic ssl_tls13_keys x509 x509_create x509_crt x509write x509write_crt
 
 GODWIT_INC := -I$(DEPS)/mbedtls/include -I$(DEPS)/cjson -I$(DEPS)/inih \
-	-I$(GODWIT_CLI) -DMBEDTLS_CONFIG_FILE='"mbedtls_host_config.h"'
+	-I$(GODWIT_CLI) -iquote . -DMBEDTLS_CONFIG_FILE='"mbedtls_host_config.h"'
 GODWIT_CFLAGS := -std=gnu11 -O2 -g -D_GNU_SOURCE -MMD -MP $(GODWIT_INC)
 GODWIT_WARN := -Wall -Wextra -Werror -Wvla -Wshadow -Wstrict-prototypes -Wmissing-prototypes
 GODWIT_ASAN := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "util.h"
 
+#include "hv/limits.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -66,7 +68,7 @@ bool name_valid(const char *s)
 {
 	size_t n = strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-");
 
-	return n > 0 && n < 64 && !s[n] && s[0] != '.' && s[0] != '-';
+	return n > 0 && n < NAME_MAX_LEN && !s[n] && s[0] != '.' && s[0] != '-';
 }
 
 char *format_bytes(char *buf, size_t size, double bytes)

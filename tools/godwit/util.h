@@ -41,7 +41,7 @@ char *text_new(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
  */
 void text_clean(char *s);
 
-/* Whether @s can name a host, guest, person or cluster: 1..63 of [A-Za-z0-9._-], not first . or -. */
+/* Whether @s can name a host, guest, person or cluster: 1..31 of [A-Za-z0-9._-], not first . or -. */
 bool name_valid(const char *s);
 
 /* "128.0 MiB" in @buf (at least 24 bytes); returns @buf. */

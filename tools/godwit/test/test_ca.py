@@ -92,7 +92,7 @@ def test_enroll_person_to_hand_over(env):
 
 def test_refuses_bad_arguments(env):
     env.run("ca", "init", code=0)
-    for bad in ("a/b", "../x", "a,OU=admin", "", "x" * 64, "a b", "-a"):
+    for bad in ("a/b", "../x", "a,OU=admin", "", "x" * 32, "a b", "-a"):
         has(env.run("ca", "enroll", "--", bad, code=2).err, "cannot be a name")
     has(env.run("ca", "enroll", "a", "--role", "king", code=2).err, "no role 'king'", "viewer")
     has(env.run("ca", "enroll", "a", "--address", "nonsense:port", code=2).err, "valid port")
