@@ -108,7 +108,7 @@ def register(name, timeout, body, batches):
         test(timeout=timeout)(run_one)
 
 
-GOOD = chosen("pass", "off")
+GOOD = [t for t in chosen("pass", "off") if t.vcpus == 1]  # smp.py has the others: a crowd of vCPUs on one CPU takes its time
 BAD = chosen("reset", "runs", "dead", "panicked")
 
 

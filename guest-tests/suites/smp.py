@@ -39,7 +39,8 @@ def smp_host(run, cpus, *names, more=""):
 @test(timeout=400)
 def smp_one_cpu(run):
     """Several vCPUs that share one CPU with the services."""
-    smp_host(run, 1, "smp", "smp-2", "smp-1")
+    smp_host(run, 1, "smp", "smp-2")
+    smp_host(run, 1, "smp", more="[debug]\nself-migrate-exits=40\n\n")
 
 
 @test(timeout=500)
@@ -52,7 +53,7 @@ def smp_three_cpus(run):
 @test(timeout=200)
 def guests_on_three_cpus(run):
     """The other tiny guests, where any CPU may run any of them next, with self-migrations."""
-    batch = [t for t in guests.GOOD if t.name in ("dirty", "memory64", "fpu", "traps", "decoder", "uart", "msr", "exits", "hello", "timer", "smp-2")]
+    batch = [t for t in tests.TESTS if t.name in ("dirty", "memory64", "fpu", "traps", "decoder", "uart", "msr", "exits", "hello", "timer", "smp-2")]
     guests.run_batch(run, batch, more="[debug]\nself-migrate-exits=10\n\n", timeout=150, cpus=3)
 
 
