@@ -17,7 +17,7 @@ KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 PACKAGES="gcc make binutils libc6-dev gnu-efi musl-dev libzycore-dev acpica-tools mtools dosfstools
 	ovmf qemu-system-x86 bochs vgabios clang libclang-rt-14-dev libcmocka-dev python3 openssl
 	busybox-static cpio xz-utils zstd dpkg-dev iproute2 util-linux e2fsprogs openssh-client musl-tools
-	mmdebstrap nbdkit qemu-utils nbd-server"
+	mmdebstrap nbdkit qemu-utils nbd-server chrony"
 
 say() { echo "deps: $*"; }
 die() { echo "deps: error: $*" >&2; exit 1; }
