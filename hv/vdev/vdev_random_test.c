@@ -2,6 +2,7 @@
 /* Random guests. (1) A board that is wiped and reloaded from its saved state at random moments behaves exactly like
  * one that is not. (2) Hostile state is refused or harmless, whatever the guest does next. */
 #include "hv/fake/virtio_fake.h"
+#include "hv/vdev/virtio_net.h"
 #include "hv/vm/bus.h"
 #include "net/port/port.h"
 
@@ -33,7 +34,8 @@ bool entropy_raw(u64 *out)
 static struct vm *board(void)
 {
 	static const struct vdev_type *const rest[] = { &pit_type, &rtc_type, &pm_type, &uart_type, &misc_ports_type,
-							&debug_exit_type, &virtio_rng_type.vdev, &virtio_console_type.vdev };
+							&debug_exit_type, &virtio_rng_type.vdev, &virtio_console_type.vdev,
+							&virtio_net_type.vdev };
 	struct vm *vm = virtio_fake_vm();
 
 	vm->boot_wall_seconds = 1795314600;
@@ -110,7 +112,8 @@ static u64 apply_virtio(struct vm *vm, const struct op *o)
 {
 	static const u16 fields[] = { 0, 4, 8, 12, 16, 18, 20, 20, 21, 22, 22, 24, 26, 28, 30, 32, 36, 40, 48, 52, 0x1000, 0x2000,
 				      0x3000, 0x3004, 0x3ffc, 0x4000, 0x4008, 0x400c, 0x401c, 0x5000, 0x7ffe };
-	unsigned slot = 1 + (o->reg >> 4 & 1), size = 1u << (o->val >> 8 & 3), field = fields[o->val % ARRAY_SIZE(fields)];
+	static const u8 slots[] = { VIRTIO_SLOT_RNG, VIRTIO_SLOT_CONSOLE, VIRTIO_SLOT_NET };
+	unsigned slot = slots[(o->reg >> 4) % ARRAY_SIZE(slots)], size = 1u << (o->val >> 8 & 3), field = fields[o->val % ARRAY_SIZE(fields)];
 	u64 bar = virtio_of(vm->pci[slot]->dev)->v->pci.bar;
 	struct virtio_fake d;
 	u16 small = o->val >> 16 & 15;
