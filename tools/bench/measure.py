@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Measures what Godwit costs, and sets it beside KVM/QEMU and what we aim at. `make bench` runs it.
 
-    tools/bench/measure.py [PART...]        parts: host move; none = all
+    tools/bench/measure.py [PART...]        parts: host smp move; none = all
 
 Prints a table and writes build/bench.json, a flat object of numbers; parts that were not run keep their old
 figures there. In Bochs one instruction is one tick, so ticks do not depend on the machine that runs it; in QEMU
@@ -70,6 +70,15 @@ autostart = yes
 debug-exit = yes
 console = serial
 """
+SMP = """[guest smp]
+kernel = smp.elf
+cmdline = x2apic
+vcpus = 2
+memory = 16M
+autostart = yes
+debug-exit = yes
+console = serial
+"""
 LINUX = """[guest web]
 memory = 128M
 kernel = vmlinuz
@@ -110,6 +119,21 @@ def measure_host():
         (answer,) = run.query("status")["hosts"]
         found["boot.first_guest_output.ticks"] = answer["host"]["first-guest-output-ticks"]
         return found
+    finally:
+        run.stop()
+
+
+def measure_smp():
+    """From one vCPU to the other's interrupt handler, and from a deadline to it, on a host with three CPUs."""
+    run = cluster.Cluster(directory("smp"), "bench")
+    host = run.host("a", SMP, {"smp.elf": os.path.join(GUESTS, "smp.elf")}, cpus=3)
+    try:
+        note("one host with three CPUs, a guest with two")
+        host.start()
+        end = host.wait_for(r"^smp\| GUEST (PASS|FAIL)", timeout=240)
+        if end[1] != "PASS":
+            raise bench.BenchError(f"the guest 'smp' failed; see {host.serial_path}")
+        return {f"smp.{kind}.ticks": int(n) for kind, n in re.findall(r"^smp\| BENCH ([\w-]+)\.ticks=(\d+)", host.serial(), re.M)}
     finally:
         run.stop()
 
@@ -192,7 +216,7 @@ def measure_move():
         run.stop()
 
 
-PARTS = {"host": measure_host, "move": measure_move}
+PARTS = {"host": measure_host, "smp": measure_smp, "move": measure_move}
 
 
 def text(value):
@@ -223,7 +247,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", help="host, move (default: both)")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="host, smp, move (default: all)")
     parts = parser.parse_args().parts or list(PARTS)
     for part in parts:
         if part not in PARTS:
