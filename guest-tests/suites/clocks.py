@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The host's clock by a real time server."""
+"""The host's clock by a real time server; CPU baselines; guests defined while the host runs."""
 import json
 import os
 import subprocess
@@ -52,3 +52,42 @@ def host_time(run):
         assert got["servers"][1]["state"] == "unreachable", got
         text = op.godwit("time").stdout
         assert "synchronized, source" in text and "it does not answer" in text, text
+
+
+@test(timeout=120)
+def definitions(run):
+    """A CPU without AVX-512: baselines that fit and that do not. Guests are defined, changed and forgotten while it runs."""
+    files = {name: os.path.join(lib.GUESTS, name) for name in ("cpuid.elf", "hello.elf", "spin.elf")}
+    text = conf(
+        guest("v3", "cpuid.elf", cpu="x86-64-v3,+rdrand", os="multiboot"),
+        guest("v4", "hello.elf", cpu="x86-64-v4", autostart="no"),
+        guest("spin", "spin.elf", autostart="no"),
+    )
+    host = run.host("a", run.esp("a", text, files), sync="none", cpu="corei7_haswell_4770")
+    host.wait_for(r"hv: ready", 60)
+    op = lib.Operator(run, host)
+    c = op.control()
+    entry = c.wait_status("v3", "shutdown")
+    assert entry.get("debug-exit-code") == 0, (entry, c.console("v3"))
+    got = op.godwit("start", "v4", check=False)
+    assert got.returncode == 1 and "this host's CPU lacks" in got.stderr and "avx512f" in got.stderr, got
+    op.godwit("change", "v4", "cpu=x86-64-v3,+aes")
+    assert "it is now" in op.godwit("start", "v4").stdout
+    entry = c.wait_status("v4", "shutdown")
+    assert entry.get("debug-exit-code") == 0, entry
+
+    got = op.godwit("create", "new", "--host", "a", "kernel=other.elf", check=False)
+    assert got.returncode == 1 and "has not read other.elf" in got.stderr, got
+    op.godwit("create", "new", "--host", "a", "kernel=spin.elf", "memory=8M", "os=multiboot", "disk=ram:1M")
+    op.godwit("start", "new")
+    assert c.wait_console("new", "SPIN")
+    got = op.godwit("delete", "new", check=False)
+    assert got.returncode == 1 and "stop it first" in got.stderr, got
+    op.godwit("stop", "new", "--force")
+    free = op.status()[0]["memory-free"]
+    op.godwit("change", "new", "memory=16M", "kernel=hello.elf", "debug-exit=yes")
+    op.godwit("start", "new")
+    assert c.wait_status("new", "shutdown").get("debug-exit-code") == 0, c.guests()["new"]
+    op.godwit("delete", "new")
+    assert "new" not in c.guests()
+    until(lambda: op.status()[0]["memory-free"] >= free, 10, "its memory comes back")
