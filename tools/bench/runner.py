@@ -285,7 +285,7 @@ def main():
     )
     parser.add_argument("--no-suites", action="store_true", help="only the programs")
     parser.add_argument(
-        "--timeout", type=float, default=120, help="seconds for each PROGRAM (default 120)"
+        "--timeout", type=float, default=300, help="seconds for each PROGRAM (default 300)"
     )
     parser.add_argument("-v", action="store_true", help="show the logs of passed tests too")
     parser.add_argument("-l", action="store_true", help="list the tests and stop")
