@@ -30,7 +30,7 @@ SERVICES = " godwit.test=tcpstream,echo,sqlite godwit.sql_ms=50"
 class Debian:
     """The system on host a of a pair, its disk server and its LAN."""
 
-    def __init__(self, run, kind="nbdkit", tls=False, vcpus=2, memory="256M", cmdline=SERVICES, cpus=2, **server):
+    def __init__(self, run, kind="nbdkit", tls=False, vcpus=2, memory="256M", cmdline=SERVICES, cpus=1, **server):
         disk = os.path.join(DEBIAN, "disk.img")
         assert os.path.exists(disk), "build/debian is missing. Run 'make debian-guest'."
         self.run, self.clients = run, []
@@ -201,7 +201,7 @@ def moves(run, count, **options):
         debian.finish()
 
 
-@test(timeout=900, cores=2)
+@test(timeout=1500, cores=2)
 def debian_moves(run):
     """Two vCPUs, there and back, under a stream, requests and transactions: nothing breaks, nothing is lost."""
     moves(run, 2)
@@ -217,7 +217,7 @@ def debian_soak(run):
 def debian_stress(run):
     """Four vCPUs under stress-ng through ten moves: no error, no lock-up, no stall, the clock stays trusted."""
     stress = "--cpu,2,--vm,1,--vm-bytes,24M,--timer,1,--membarrier,1,--futex,1,--switch,1,--verify,--metrics-brief,--timeout,0"
-    with Debian(run, vcpus=4, memory="320M", cmdline="") as debian:
+    with Debian(run, vcpus=4, memory="320M", cmdline="", cpus=2) as debian:
         debian.wait_up(600)
         assert debian.ssh("nproc").strip() == "4"
         debian.type(f"stress {stress}\n")
