@@ -334,7 +334,7 @@ def hostile_peers(run):
 
     def config(name="x", memory=8 << 20, epoch=1, vcpus=1, flags=0, cpu=b""):
         head = b"".join(n.to_bytes(size, "little") for n, size in ((1, 8), (epoch, 8), (memory, 8), (10**8, 8), (vcpus, 4), (100, 4), (flags, 4)))
-        return frame("CONFIG", head + text(name) + text("") * 5 + b"\0\0" + len(cpu).to_bytes(2, "little") + cpu)
+        return frame("CONFIG", head + text(name) + text("") * 5 + b"\0\0" * 2 + len(cpu).to_bytes(2, "little") + cpu + b"\0\0")
 
     cases = Cases()
     bad = (
@@ -391,7 +391,7 @@ def hostile_peers(run):
         return frame(name, bytes(changed))
 
     changes = (
-        ("T", "HELLO", lambda p: hello("b", version=2), "host b speaks migration protocol 2, this host 1: run the same version"),
+        ("T", "HELLO", lambda p: hello("b", version=1), "host b speaks migration protocol 1, this host 2: run the same version"),
         ("T", "HELLO", lambda p: hello("c"), "calls itself c, but its certificate says b"),
         ("T", "HELLO", lambda p: b"\x63\0\0\0" * 2, "unknown type 99"),
         ("T", "READY", lambda p: frame("READY", p[:-1]), "malformed READY"),
