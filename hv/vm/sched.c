@@ -76,10 +76,15 @@ static struct vcpu *pick(u64 *until)
 
 static u64 latest; /* vruntime of the one that was picked last */
 
+static void charge(struct vcpu *v, u64 ticks)
+{
+	v->vruntime += ticks * WEIGHT / (v->vm->config.weight ? v->vm->config.weight : WEIGHT);
+}
+
 /* until: somebody must look then whether another vCPU is to run. */
 static void run(struct vcpu *v, u64 slice, u64 until)
 {
-	u64 start = host_tsc(), ran, weight = v->vm->config.weight ? v->vm->config.weight : WEIGHT;
+	u64 start = host_tsc(), ran;
 
 	/* One that slept long is ahead of the others by a slice, not by all that it has slept through. */
 	v->vruntime = MAX(v->vruntime, latest > slice ? latest - slice : 0);
@@ -87,7 +92,7 @@ static void run(struct vcpu *v, u64 slice, u64 until)
 	vcpu_run(v, MIN(start + slice, until));
 	ran = host_tsc() - start;
 	v->run_tsc += ran;
-	v->vruntime += ran * WEIGHT / weight;
+	charge(v, ran);
 	if (n_cpus > 1)
 		vcpu_put(v); /* whoever is next, it may be another CPU */
 	__atomic_store_n(&v->on_cpu, false, __ATOMIC_SEQ_CST);
@@ -150,8 +155,13 @@ void sched_run_guests(void)
 
 void sched_self_migrate(struct vm *vm)
 {
+	u64 start = host_tsc();
+
 	fpu_release();
 	mig_self(vm);
+	/* On its account, or guests that do nothing else would always be ahead of one that computes. */
+	if (vm_is_populated(vm))
+		charge(vm->vcpus[0], host_tsc() - start);
 }
 
 static bool all_dead(void)
