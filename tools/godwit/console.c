@@ -26,7 +26,7 @@ enum {
 
 struct console {
 	struct context ctx;
-	char *guest, *host_name;
+	struct guest_arg at;
 	bool no_input, follow, history;
 	uint64_t idle_ms; /* leave after so long without output; 0: never */
 
@@ -117,7 +117,7 @@ static void console_event(void *arg, const char *name, const cJSON *data)
 	struct console *c = arg;
 	const char *status = json_text(data, "status", "");
 
-	if (strcmp(json_text(data, "guest", ""), c->guest))
+	if (strcmp(json_text(data, "guest", ""), c->at.guest))
 		return;
 	if (!strcmp(name, "CONSOLE")) {
 		console_output(c, data);
@@ -142,12 +142,12 @@ static int console_attach(struct console *c, bool again, struct fail *f)
 	int code;
 
 	qmp_close(&c->q);
-	code = fleet_ask(&c->ctx, &c->host_name, c->host_name && !again ? 1 : 0, false, &fleet, f);
+	code = fleet_ask(&c->ctx, &c->at.host, c->at.host && !again ? 1 : 0, false, &fleet, f);
 	if (code)
 		return code;
-	at = fleet_find(&fleet, c->guest, false, f);
-	if (at && again && !guest_lives_on(guests_find(at->guests, c->guest), at->host->name)) {
-		fail_set(f, GW_FAILED, "the guest '%s' runs on no host that answers", c->guest);
+	at = fleet_find(&fleet, c->at.guest, false, f);
+	if (at && again && !guest_lives_on(guests_find(at->guests, c->at.guest), at->host->name)) {
+		fail_set(f, GW_FAILED, "the guest '%s' runs on no host that answers", c->at.guest);
 		at = NULL;
 	}
 	if (at) {
@@ -161,7 +161,7 @@ static int console_attach(struct console *c, bool again, struct fail *f)
 	if (!at)
 		return f->code;
 	c->moved = c->ended = false;
-	args = qmp_guest(c->guest);
+	args = qmp_guest(c->at.guest);
 	/* History and its offsets travel with the guest, so nothing is lost or shown twice. */
 	cJSON_AddBoolToObject(args, "history", again || c->history);
 	c->repeats = again;
@@ -183,7 +183,7 @@ static int console_find_again(struct console *c, struct fail *f)
 			poll(NULL, 0, FIND_MS);
 	} while (code && now_ms() < deadline);
 	if (!code) {
-		snprintf(text, sizeof(text), "'%s' is on '%s' now", c->guest, c->host->name);
+		snprintf(text, sizeof(text), "'%s' is on '%s' now", c->at.guest, c->host->name);
 		console_note(c, text);
 	}
 	return code;
@@ -197,7 +197,7 @@ static int console_type(struct console *c, struct fail *f)
 	size_t len;
 
 	mbedtls_base64_encode(text, sizeof(text), &len, c->typed, c->typed_len);
-	cJSON_AddStringToObject(args, "device", c->guest);
+	cJSON_AddStringToObject(args, "device", c->at.guest);
 	cJSON_AddStringToObject(args, "data", (char *)text);
 	cJSON_AddStringToObject(args, "format", "base64");
 	c->retry_ms = 0;
@@ -263,10 +263,10 @@ static int console_ended(struct console *c, struct fail *f)
 		console_note(c, "the guest moved to another host; --follow goes with it");
 		return GW_OK;
 	}
-	snprintf(text, sizeof(text), "guest '%s' is off: %s%s%s", c->guest, c->status,
+	snprintf(text, sizeof(text), "guest '%s' is off: %s%s%s", c->at.guest, c->status,
 		 c->reason[0] ? ", " : "", c->reason);
 	console_note(c, text);
-	return c->died ? fail_set(f, GW_BAD_END, "guest '%s' died: %s", c->guest,
+	return c->died ? fail_set(f, GW_BAD_END, "guest '%s' died: %s", c->at.guest,
 				  c->reason[0] ? c->reason : c->status) : GW_OK;
 }
 
@@ -326,10 +326,9 @@ static int console_run(struct console *c, struct fail *f)
 	}
 }
 
-enum { OPT_HOST = 0x200, OPT_NO_INPUT, OPT_FOLLOW, OPT_HISTORY, OPT_IDLE };
+enum { OPT_NO_INPUT = 0x200, OPT_FOLLOW, OPT_HISTORY, OPT_IDLE };
 
 static const struct argp_option console_options[] = {
-	{ "host", OPT_HOST, "HOST", 0, "the host that has the guest (default: ask all hosts)", 0 },
 	{ "history", OPT_HISTORY, 0, 0, "first show the output that the host has kept", 0 },
 	{ "follow", OPT_FOLLOW, 0, 0, "when the guest moves to another host, go with it", 0 },
 	{ "no-input", OPT_NO_INPUT, 0, 0, "only show; standard input is not read", 0 },
@@ -346,9 +345,9 @@ static error_t console_parse(int key, char *arg, struct argp_state *state)
 
 	switch (key) {
 	case ARGP_KEY_INIT:
-		state->child_inputs[0] = &c->ctx;
+		state->child_inputs[0] = &c->at;
+		state->child_inputs[1] = &c->ctx;
 		break;
-	case OPT_HOST: c->host_name = arg; break;
 	case OPT_HISTORY: c->history = true; break;
 	case OPT_FOLLOW: c->follow = true; break;
 	case OPT_NO_INPUT: c->no_input = true; break;
@@ -358,14 +357,6 @@ static error_t console_parse(int key, char *arg, struct argp_state *state)
 			argp_error(state, "'%s' is not a number of seconds", arg);
 		c->idle_ms = (uint64_t)(s * 1000);
 		break;
-	case ARGP_KEY_ARG:
-		if (c->guest)
-			return ARGP_ERR_UNKNOWN;
-		c->guest = arg;
-		break;
-	case ARGP_KEY_NO_ARGS:
-		argp_error(state, "say which guest");
-		break;
 	default:
 		return ARGP_ERR_UNKNOWN;
 	}
@@ -374,8 +365,8 @@ static error_t console_parse(int key, char *arg, struct argp_state *state)
 
 int console_main(int argc, char **argv)
 {
-	static const struct argp_child children[] = { { &context_argp, 0, "Common options:", 1 },
-						      { 0 } };
+	static const struct argp_child children[] = { { &guest_argp, 0, NULL, 0 },
+						      { &context_argp, 0, "Common options:", 1 }, { 0 } };
 	static const struct argp argp = {
 		console_options, console_parse, "GUEST",
 		"Connects this terminal to a guest's serial console. Ctrl-] leaves. Exit code 0 when you"
@@ -393,7 +384,7 @@ int console_main(int argc, char **argv)
 	if (!code) {
 		c.raw = !c.no_input && terminal_raw();
 		if (c.raw) {
-			snprintf(text, sizeof(text), "console of '%s' on '%s'; Ctrl-] leaves", c.guest,
+			snprintf(text, sizeof(text), "console of '%s' on '%s'; Ctrl-] leaves", c.at.guest,
 				 c.host->name);
 			console_note(&c, text);
 		}

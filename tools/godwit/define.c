@@ -8,17 +8,10 @@
 #include "context.h"
 #include "fleet.h"
 
-enum { OPT_HOST = 0x200 };
-
 struct define_args {
 	struct context ctx;
-	char *guest, *host;
+	struct guest_arg at;
 	cJSON *keys;
-};
-
-static const struct argp_option define_options[] = {
-	{ "host", OPT_HOST, "HOST", 0, "the host that gets, or has, the guest", 0 },
-	{ 0 },
 };
 
 /* KEY=VALUE; a key that comes again makes a list. The host checks both. */
@@ -51,19 +44,13 @@ static error_t define_parse(int key, char *arg, struct argp_state *state)
 
 	switch (key) {
 	case ARGP_KEY_INIT:
-		state->child_inputs[0] = &a->ctx;
-		break;
-	case OPT_HOST:
-		a->host = arg;
+		state->child_inputs[0] = &a->at;
+		state->child_inputs[1] = &a->ctx;
 		break;
 	case ARGP_KEY_ARG:
-		if (a->guest)
-			add_key(a, arg, state);
-		else
-			a->guest = arg;
-		break;
-	case ARGP_KEY_NO_ARGS:
-		argp_error(state, "say which guest");
+		if (!a->at.guest)
+			return ARGP_ERR_UNKNOWN;
+		add_key(a, arg, state);
 		break;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -80,15 +67,15 @@ static struct answer *place(struct define_args *a, struct fleet *fleet, struct f
 	for (i = 0; i < fleet->count; i++) {
 		struct answer *h = &fleet->answer[i];
 
-		if (h->fail.code == GW_OK && guests_find(h->guests, a->guest)) {
-			fail_set(f, GW_FAILED, "host '%s' has a guest '%s' already: names are unique in the cluster", h->host->name, a->guest);
+		if (h->fail.code == GW_OK && guests_find(h->guests, a->at.guest)) {
+			fail_set(f, GW_FAILED, "host '%s' has a guest '%s' already: names are unique in the cluster", h->host->name, a->at.guest);
 			return NULL;
 		}
-		if (a->host ? !strcmp(h->host->name, a->host) : fleet->count == 1)
+		if (a->at.host ? !strcmp(h->host->name, a->at.host) : fleet->count == 1)
 			at = h;
 	}
 	if (!at)
-		fail_set(f, GW_USAGE, a->host ? "host '%s' is not in hosts.ini" : "say on which host, with --host", a->host);
+		fail_set(f, GW_USAGE, a->at.host ? "host '%s' is not in hosts.ini" : "say on which host, with --host", a->at.host);
 	else if (at->fail.code)
 		fail_set(f, at->fail.code, "%s", at->fail.text);
 	return f->code ? NULL : at;
@@ -104,30 +91,30 @@ static int define_run(struct define_args *a, const char *verb, struct fleet *fle
 
 	if (delete != !cJSON_GetArraySize(a->keys))
 		return fail_set(f, GW_USAGE, delete ? "godwit delete takes no KEY=VALUE" : "say what: KEY=VALUE as in godwit.conf");
-	code = fleet_ask(&a->ctx, &a->host, a->host && !create ? 1 : 0, false, fleet, f);
+	code = fleet_ask(&a->ctx, &a->at.host, a->at.host && !create ? 1 : 0, false, fleet, f);
 	if (code)
 		return code;
-	at = create ? place(a, fleet, f) : fleet_find(fleet, a->guest, false, f);
+	at = create ? place(a, fleet, f) : fleet_find(fleet, a->at.guest, false, f);
 	if (!at)
 		return f->code;
 	args = cJSON_Duplicate(a->keys, true);
-	cJSON_AddStringToObject(args, "guest", a->guest);
+	cJSON_AddStringToObject(args, "guest", a->at.guest);
 	snprintf(command, sizeof(command), "guest-%s", verb);
 	code = qmp_call(&at->qmp, command, args, NULL, f);
 	if (code == GW_NO_HOST)
 		return fail_set(f, GW_UNKNOWN, "asked host '%s' to %s the guest '%s', but lost the answer: 'godwit status %s' shows"
-				" whether it was done", at->host->name, verb, a->guest, at->host->name);
+				" whether it was done", at->host->name, verb, a->at.guest, at->host->name);
 	if (code)
 		return code;
 	if (a->ctx.json) {
 		cJSON *out = cJSON_CreateObject();
 
-		cJSON_AddStringToObject(out, "guest", a->guest);
+		cJSON_AddStringToObject(out, "guest", a->at.guest);
 		cJSON_AddStringToObject(out, "host", at->host->name);
 		cJSON_AddStringToObject(out, "done", command);
 		context_print_json(out);
 	} else {
-		printf("Guest '%s' on host '%s' was %sd.%s\n", a->guest, at->host->name, verb, delete ? "" :
+		printf("Guest '%s' on host '%s' was %sd.%s\n", a->at.guest, at->host->name, verb, delete ? "" :
 		       " The host forgets this when it restarts: put it into its godwit.conf, too.");
 	}
 	return GW_OK;
@@ -135,9 +122,9 @@ static int define_run(struct define_args *a, const char *verb, struct fleet *fle
 
 int define_main(int argc, char **argv)
 {
-	static const struct argp_child children[] = { { &context_argp, 0, "Common options:", 1 },
-						      { 0 } };
-	static const struct argp argp = { define_options, define_parse, "GUEST [KEY=VALUE...]",
+	static const struct argp_child children[] = { { &guest_argp, 0, NULL, 0 },
+						      { &context_argp, 0, "Common options:", 1 }, { 0 } };
+	static const struct argp argp = { NULL, define_parse, "GUEST [KEY=VALUE...]",
 					  "create: defines a guest on a running host (--host), with the keys of a [guest]"
 					  " section of godwit.conf. change: of a guest that does not run; a list (disk, nic,"
 					  " module) is replaced as a whole. delete: forgets one that does not run.",

@@ -189,3 +189,48 @@ struct answer *fleet_find(struct fleet *fleet, const char *name, bool strict, st
 		fail_set(f, GW_FAILED, "no host has a guest called '%s'; 'godwit status' lists them", name);
 	return NULL;
 }
+
+static error_t hosts_parse(int key, char *arg, struct argp_state *state)
+{
+	struct hosts_arg *a = state->input;
+
+	(void)arg;
+	if (key != ARGP_KEY_ARGS)
+		return ARGP_ERR_UNKNOWN;
+	a->names = state->argv + state->next;
+	a->count = (unsigned int)(state->argc - state->next);
+	return 0;
+}
+
+const struct argp hosts_argp = { .parser = hosts_parse };
+
+enum { OPT_HOST = 0x300 };
+
+static error_t guest_parse(int key, char *arg, struct argp_state *state)
+{
+	struct guest_arg *a = state->input;
+
+	switch (key) {
+	case OPT_HOST:
+		a->host = arg;
+		break;
+	case ARGP_KEY_ARG:
+		if (a->guest)
+			return ARGP_ERR_UNKNOWN;
+		a->guest = arg;
+		break;
+	case ARGP_KEY_NO_ARGS:
+		argp_error(state, "say which guest");
+		break;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+	return 0;
+}
+
+static const struct argp_option guest_options[] = {
+	{ "host", OPT_HOST, "HOST", 0, "the host that has the guest, or gets it (default: ask all hosts)", 0 },
+	{ 0 },
+};
+
+const struct argp guest_argp = { .options = guest_options, .parser = guest_parse };

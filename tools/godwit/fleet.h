@@ -3,6 +3,8 @@
 #ifndef GODWIT_FLEET_H
 #define GODWIT_FLEET_H
 
+#include <argp.h>
+
 #include "context.h"
 #include "qmp.h"
 
@@ -28,6 +30,21 @@ struct fleet {
 int fleet_ask(struct context *ctx, char *const *names, unsigned int count, bool info,
 	      struct fleet *fleet, struct fail *f);
 void fleet_free(struct fleet *fleet);
+
+/* "HOST...", as an argp child: the hosts that a command asks. @count 0: all. */
+struct hosts_arg {
+	char **names;
+	unsigned int count;
+};
+
+extern const struct argp hosts_argp;
+
+/* "GUEST" (must be given) and --host, as an argp child; a second argument is left to the parent. */
+struct guest_arg {
+	char *guest, *host;
+};
+
+extern const struct argp guest_argp;
 
 /* The entry of the guest called @name, or NULL. */
 const cJSON *guests_find(const cJSON *guests, const char *name);

@@ -10,11 +10,11 @@
 #include "context.h"
 #include "fleet.h"
 
-enum { OPT_HOST = 0x200, OPT_FORCE, OPT_WAIT, WAIT_S = 60 };
+enum { OPT_FORCE = 0x200, OPT_WAIT, WAIT_S = 60 };
 
 struct guest_args {
 	struct context ctx;
-	char *guest, *host;
+	struct guest_arg at;
 	bool force;
 	unsigned int wait_s; /* stop: how long to wait; 0 not given */
 };
@@ -30,7 +30,6 @@ static const struct verb {
 };
 
 static const struct argp_option guest_options[] = {
-	{ "host", OPT_HOST, "HOST", 0, "the host that has the guest (default: ask all hosts)", 0 },
 	{ "wait", OPT_WAIT, "SECONDS", 0, "stop: how long to wait for the guest to shut down (default 60)", 0 },
 	{ "force", OPT_FORCE, 0, 0, "stop: switch it off at once, without asking it. start, with --host: also a guest that moved to another host, which is gone for"
 	  " good. If it is not gone, the guest runs twice", 0 },
@@ -43,10 +42,8 @@ static error_t guest_parse(int key, char *arg, struct argp_state *state)
 
 	switch (key) {
 	case ARGP_KEY_INIT:
-		state->child_inputs[0] = &a->ctx;
-		break;
-	case OPT_HOST:
-		a->host = arg;
+		state->child_inputs[0] = &a->at;
+		state->child_inputs[1] = &a->ctx;
 		break;
 	case OPT_FORCE:
 		a->force = true;
@@ -60,14 +57,6 @@ static error_t guest_parse(int key, char *arg, struct argp_state *state)
 		a->wait_s = (unsigned int)s;
 		break;
 	}
-	case ARGP_KEY_ARG:
-		if (a->guest)
-			return ARGP_ERR_UNKNOWN;
-		a->guest = arg;
-		break;
-	case ARGP_KEY_NO_ARGS:
-		argp_error(state, "say which guest");
-		break;
 	default:
 		return ARGP_ERR_UNKNOWN;
 	}
@@ -82,12 +71,12 @@ static int guest_wait(struct guest_args *a, struct answer *at, struct fail *f)
 	for (;;) {
 		cJSON *now = NULL;
 		bool lives;
-		int code = guest_ask(&at->qmp, a->guest, &now, f);
+		int code = guest_ask(&at->qmp, a->at.guest, &now, f);
 
 		if (code)
 			return code == GW_NO_HOST ? fail_set(f, GW_UNKNOWN, "asked the guest '%s' to shut down, but lost the"
 							     " connection to host '%s': 'godwit status' shows whether it has",
-							     a->guest, at->host->name) : code;
+							     a->at.guest, at->host->name) : code;
 		lives = guest_lives_on(now, at->host->name);
 		cJSON_Delete(now);
 		if (!lives)
@@ -95,7 +84,7 @@ static int guest_wait(struct guest_args *a, struct answer *at, struct fail *f)
 		if (now_ms() >= until)
 			return fail_set(f, GW_BAD_END, "the guest '%s' on host '%s' was asked to shut down, but still runs after %u s:"
 					" look at its console, wait longer (--wait), or switch it off with 'godwit stop %s --force'",
-					a->guest, at->host->name, a->wait_s ? a->wait_s : WAIT_S, a->guest);
+					a->at.guest, at->host->name, a->wait_s ? a->wait_s : WAIT_S, a->at.guest);
 		usleep(200000);
 	}
 }
@@ -109,22 +98,22 @@ static int guest_run(struct guest_args *a, const struct verb *v, struct fleet *f
 	cJSON *now = NULL, *args;
 	int code;
 
-	if (a->force && !stop && (!start || !a->host))
+	if (a->force && !stop && (!start || !a->at.host))
 		return fail_set(f, GW_USAGE, "--force is for 'godwit stop', and for 'godwit start' with --host, only");
 	if (a->wait_s && !stop)
 		return fail_set(f, GW_USAGE, "--wait is for 'godwit stop' only");
 
 	/* Starting a guest that lives on a host that was not asked would make it run twice. */
-	code = fleet_ask(&a->ctx, &a->host, a->host ? 1 : 0, false, fleet, f);
+	code = fleet_ask(&a->ctx, &a->at.host, a->at.host ? 1 : 0, false, fleet, f);
 	if (code)
 		return code;
-	at = fleet_find(fleet, a->guest, start, f);
+	at = fleet_find(fleet, a->at.guest, start, f);
 	if (!at)
 		return f->code;
 	/* One that does not run (paused, or a copy that waits for the outcome of a move) cannot be asked. */
-	if (stop && (a->force || strcmp(json_text(guests_find(at->guests, a->guest), "status", ""), "running")))
+	if (stop && (a->force || strcmp(json_text(guests_find(at->guests, a->at.guest), "status", ""), "running")))
 		v = &switch_off;
-	args = qmp_guest(a->guest);
+	args = qmp_guest(a->at.guest);
 	if (a->force && start)
 		cJSON_AddTrueToObject(args, "force");
 	code = qmp_call(&at->qmp, v->command, args, NULL, f);
@@ -134,24 +123,24 @@ static int guest_run(struct guest_args *a, const struct verb *v, struct fleet *f
 		snprintf(reason, sizeof(reason), "%.600s", f->text);
 		return fail_set(f, GW_UNKNOWN, "asked host '%s' to %s the guest '%s', but lost the answer:"
 				" whether it was done is not known. 'godwit status %s' shows it. Reason:"
-				" %s", at->host->name, v->name, a->guest, at->host->name, reason);
+				" %s", at->host->name, v->name, a->at.guest, at->host->name, reason);
 	}
 	if (!code && stop && v != &switch_off)
 		code = guest_wait(a, at, f);
 	if (code)
 		return code;
-	if (guest_ask(&at->qmp, a->guest, &now, f))
-		now = qmp_guest(a->guest); /* done; only the state after it is not known */
+	if (guest_ask(&at->qmp, a->at.guest, &now, f))
+		now = qmp_guest(a->at.guest); /* done; only the state after it is not known */
 	if (a->ctx.json) {
 		cJSON *out = cJSON_CreateObject();
 
-		cJSON_AddStringToObject(out, "guest", a->guest);
+		cJSON_AddStringToObject(out, "guest", a->at.guest);
 		cJSON_AddStringToObject(out, "host", at->host->name);
 		cJSON_AddStringToObject(out, "done", v->command);
 		cJSON_AddStringToObject(out, "status", json_text(now, "status", "unknown"));
 		context_print_json(out);
 	} else {
-		printf("Guest '%s' on host '%s' was %s; it is now %s.\n", a->guest, at->host->name,
+		printf("Guest '%s' on host '%s' was %s; it is now %s.\n", a->at.guest, at->host->name,
 		       v->past, json_text(now, "status", "in an unknown state"));
 	}
 	cJSON_Delete(now);
@@ -160,8 +149,8 @@ static int guest_run(struct guest_args *a, const struct verb *v, struct fleet *f
 
 int guest_main(int argc, char **argv)
 {
-	static const struct argp_child children[] = { { &context_argp, 0, "Common options:", 1 },
-						      { 0 } };
+	static const struct argp_child children[] = { { &guest_argp, 0, NULL, 0 },
+						      { &context_argp, 0, "Common options:", 1 }, { 0 } };
 	static const struct argp argp = { guest_options, guest_parse, "GUEST",
 					  "start: boots the guest. stop: presses its power button and waits for it to shut"
 					  " down; one that does not run is switched off. reset: as the"

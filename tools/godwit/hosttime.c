@@ -10,8 +10,7 @@
 
 struct time_args {
 	struct context ctx;
-	char **hosts;
-	unsigned int count;
+	struct hosts_arg hosts;
 };
 
 static error_t time_parse(int key, char *arg, struct argp_state *state)
@@ -19,17 +18,10 @@ static error_t time_parse(int key, char *arg, struct argp_state *state)
 	struct time_args *a = state->input;
 
 	(void)arg;
-	switch (key) {
-	case ARGP_KEY_INIT:
-		state->child_inputs[0] = &a->ctx;
-		break;
-	case ARGP_KEY_ARGS:
-		a->hosts = state->argv + state->next;
-		a->count = (unsigned int)(state->argc - state->next);
-		break;
-	default:
+	if (key != ARGP_KEY_INIT)
 		return ARGP_ERR_UNKNOWN;
-	}
+	state->child_inputs[0] = &a->hosts;
+	state->child_inputs[1] = &a->ctx;
 	return 0;
 }
 
@@ -86,7 +78,7 @@ static void print_host(const char *host, const cJSON *t)
 
 static int time_run(struct time_args *a, struct fleet *fleet, struct fail *f)
 {
-	int code = fleet_ask(&a->ctx, a->hosts, a->count, false, fleet, f);
+	int code = fleet_ask(&a->ctx, a->hosts.names, a->hosts.count, false, fleet, f);
 	cJSON *out = a->ctx.json && !code ? cJSON_CreateArray() : NULL;
 	unsigned int i, failed = 0;
 
@@ -123,8 +115,8 @@ static int time_run(struct time_args *a, struct fleet *fleet, struct fail *f)
 
 int time_main(int argc, char **argv)
 {
-	static const struct argp_child children[] = { { &context_argp, 0, "Common options:", 1 },
-						      { 0 } };
+	static const struct argp_child children[] = { { &hosts_argp, 0, NULL, 0 },
+						      { &context_argp, 0, "Common options:", 1 }, { 0 } };
 	static const struct argp argp = { NULL, time_parse, "[HOST...]",
 					  "Shows how right the hosts' clocks are, and by which time servers."
 					  " Exit code 3 if a host did not answer.", children, NULL, NULL };

@@ -227,8 +227,7 @@ static void print_json(struct fleet *fleet)
 
 struct status_args {
 	struct context ctx;
-	char **hosts;
-	unsigned int count;
+	struct hosts_arg hosts;
 };
 
 static error_t status_parse(int key, char *arg, struct argp_state *state)
@@ -236,24 +235,17 @@ static error_t status_parse(int key, char *arg, struct argp_state *state)
 	struct status_args *a = state->input;
 
 	(void)arg;
-	switch (key) {
-	case ARGP_KEY_INIT:
-		state->child_inputs[0] = &a->ctx;
-		break;
-	case ARGP_KEY_ARGS:
-		a->hosts = state->argv + state->next;
-		a->count = (unsigned int)(state->argc - state->next);
-		break;
-	default:
+	if (key != ARGP_KEY_INIT)
 		return ARGP_ERR_UNKNOWN;
-	}
+	state->child_inputs[0] = &a->hosts;
+	state->child_inputs[1] = &a->ctx;
 	return 0;
 }
 
 int status_main(int argc, char **argv)
 {
-	static const struct argp_child children[] = { { &context_argp, 0, "Common options:", 1 },
-						      { 0 } };
+	static const struct argp_child children[] = { { &hosts_argp, 0, NULL, 0 },
+						      { &context_argp, 0, "Common options:", 1 }, { 0 } };
 	static const struct argp argp = { NULL, status_parse, "[HOST...]",
 					  "Shows the hosts and their guests (all hosts in hosts.ini, or"
 					  " those named). Exit code 3 if a host did not answer.",
@@ -267,7 +259,7 @@ int status_main(int argc, char **argv)
 	argp_parse(&argp, argc, argv, 0, NULL, &a);
 	code = context_open(&a.ctx, &f);
 	if (!code)
-		code = fleet_ask(&a.ctx, a.hosts, a.count, true, &fleet, &f);
+		code = fleet_ask(&a.ctx, a.hosts.names, a.hosts.count, true, &fleet, &f);
 	if (code) {
 		context_print_fail(&a.ctx, &f);
 	} else {
