@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "net/announce.h"
+#include "hv/lib/be.h"
 
 #include <string.h>
 
@@ -16,8 +17,6 @@
 #define NA_OVERRIDE 0x20
 #define MIN_FRAME 60u
 
-static u16 get16(const u8 *p) { return (u16)(p[0] << 8 | p[1]); }
-static void put16(u8 *p, u32 v) { p[0] = (u8)(v >> 8); p[1] = (u8)v; }
 
 /* Notes an address of `size` bytes: in its slot, else in place of the one not seen for the longest time. */
 static void note(u64 *seen, u8 *slots, u32 n, u32 size, const u8 *address, u64 now)
@@ -58,14 +57,14 @@ void announce_snoop(struct announce_state *a, const u8 mac[6], u64 now, const u8
 
 	if (len < 14 + 28 || memcmp(frame + 6, mac, 6))
 		return;
-	if (get16(frame + 12) == ETHERTYPE_ARP) {
+	if (be16(frame + 12) == ETHERTYPE_ARP) {
 		/* Ethernet and IPv4, request or reply, of its own hardware address */
 		if (!memcmp(p, "\0\1\x08\0\6\4\0", 7) && (p[7] == 1 || p[7] == 2) && !memcmp(p + 8, mac, 6))
 			note4(a, p + 14, now);
 		return;
 	}
 	/* Neighbour discovery has hop limit 255 and no extension headers. */
-	if (get16(frame + 12) != ETHERTYPE_IPV6 || len < 14 + 40 + 8 || p[0] >> 4 != 6 || p[6] != ICMPV6 || p[7] != 255 ||
+	if (be16(frame + 12) != ETHERTYPE_IPV6 || len < 14 + 40 + 8 || p[0] >> 4 != 6 || p[6] != ICMPV6 || p[7] != 255 ||
 	    p[40] < ROUTER_SOLICITATION || p[40] > NEIGHBOR_ADVERTISEMENT)
 		return;
 	note6(a, p + 8, now);
@@ -82,7 +81,7 @@ static u8 *header(u8 *frame, const u8 *to, const u8 *mac, u16 type)
 	memset(frame, 0, MIN_FRAME);
 	memcpy(frame, to, 6);
 	memcpy(frame + 6, mac, 6);
-	put16(frame + 12, type);
+	put_be16(frame + 12, type);
 	return frame + 14;
 }
 
@@ -111,7 +110,7 @@ static unsigned advertisement(u8 *frame, const u8 *mac, const u8 *ip, bool route
 	u32 sum = ICMPV6 + 32;
 
 	p[0] = 0x60;
-	put16(p + 4, 32);
+	put_be16(p + 4, 32);
 	p[6] = ICMPV6;
 	p[7] = 255;
 	memcpy(p + 8, ip, 16);
@@ -125,10 +124,10 @@ static unsigned advertisement(u8 *frame, const u8 *mac, const u8 *ip, bool route
 	memcpy(icmp + 26, mac, 6);
 	/* Over the pseudo-header (both addresses, length, next header) and the message, which lie one behind the other. */
 	for (unsigned i = 8; i < 72; i += 2)
-		sum += get16(p + i);
+		sum += be16(p + i);
 	sum = (sum & 0xffff) + (sum >> 16);
 	sum = (sum & 0xffff) + (sum >> 16);
-	put16(icmp + 2, ~sum);
+	put_be16(icmp + 2, (u16)~sum);
 	return 14 + 72;
 }
 

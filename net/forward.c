@@ -49,7 +49,7 @@ struct lan_forward *lan_forward_begin(struct vm *vm, lan_forward_fn give, void *
 		*c = (struct card){ .f = f, .net = net, .number = (u16)i, .port = { .ops = &card_ops, .moved = true } };
 		if (!net)
 			continue;
-		c->port.vlan = g->nics[i].vlan ? g->nics[i].vlan : net->vlan;
+		c->port.vlan = nic_vlan(&g->nics[i], net);
 		memcpy(c->port.mac, g->nics[i].mac, 6);
 		virtio_net_take_held(vm, i, card_give, c);
 		if (vswitch_add(net->sw, &c->port))

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "net/nbd_proto.h"
+#include "hv/lib/be.h"
 
 #include <string.h>
 
@@ -29,12 +30,6 @@ enum state {
 	R_MAGIC, R_SIMPLE, R_CHUNK, R_CHUNK_AT, R_CHUNK_HOLE, R_CHUNK_ERROR, R_DATA, R_SKIP,
 };
 
-static u16 be16(const u8 *p) { return (u16)(p[0] << 8 | p[1]); }
-static u32 be32(const u8 *p) { return (u32)be16(p) << 16 | be16(p + 2); }
-static u64 be64(const u8 *p) { return (u64)be32(p) << 32 | be32(p + 4); }
-static u8 *put16(u8 *p, u16 v) { p[0] = (u8)(v >> 8); p[1] = (u8)v; return p + 2; }
-static u8 *put32(u8 *p, u32 v) { return put16(put16(p, (u16)(v >> 16)), (u16)v); }
-static u8 *put64(u8 *p, u64 v) { return put32(put32(p, (u32)(v >> 32)), (u32)v); }
 
 static void expect(struct nbd_proto *p, enum state state, u32 need)
 {
@@ -57,7 +52,7 @@ void nbd_proto_init(struct nbd_proto *p, const char *export_name, bool tls, cons
 
 void nbd_request(u8 out[NBD_REQUEST_BYTES], u16 flags, u16 type, u64 handle, u64 offset, u32 length)
 {
-	put32(put64(put64(put16(put16(put32(out, MAGIC_REQUEST), flags), type), handle), offset), length);
+	put_be32(put_be64(put_be64(put_be16(put_be16(put_be32(out, MAGIC_REQUEST), flags), type), handle), offset), length);
 }
 
 /* --- handshake --- */
@@ -69,7 +64,7 @@ static u8 *put_option(struct nbd_proto *p, u32 option, u32 len)
 	BUG_ON(p->out_len + 16 + len > sizeof(p->out));
 	p->out_len += 16 + len;
 	p->option = option;
-	return put32(put32(put64(at, MAGIC_OPTIONS), option), len);
+	return put_be32(put_be32(put_be64(at, MAGIC_OPTIONS), option), len);
 }
 
 static void ask_structured(struct nbd_proto *p)
@@ -84,9 +79,9 @@ static void ask_go(struct nbd_proto *p)
 	u32 n = (u32)strlen(p->name);
 	u8 *at = put_option(p, OPT_GO, 4 + n + 4);
 
-	at = put32(at, n);
+	at = put_be32(at, n);
 	memcpy(at, p->name, n);
-	put16(put16(at + n, 1), INFO_BLOCK_SIZE);
+	put_be16(put_be16(at + n, 1), INFO_BLOCK_SIZE);
 	p->step = NBD_GO;
 	expect(p, R_OPTION, 20);
 }
@@ -107,7 +102,7 @@ static int on_greeting(struct nbd_proto *p, struct error *e)
 		return error_set(e, E_UNSUPPORTED, "it does not speak the fixed newstyle protocol: use nbdkit, qemu-nbd or nbd-server "
 				 "3.10 or newer, with newstyle (the default)");
 	p->out_len = 4;
-	put32(p->out, HS_FIXED_NEWSTYLE | (flags & HS_NO_ZEROES));
+	put_be32(p->out, HS_FIXED_NEWSTYLE | (flags & HS_NO_ZEROES));
 	if (p->tls) {
 		put_option(p, OPT_STARTTLS, 0);
 		p->step = NBD_STARTTLS;

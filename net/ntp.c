@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "net/ntp.h"
+#include "hv/lib/be.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -12,8 +13,6 @@
 #define MAX_ROOT_US 1500000ull   /* RFC 5905 MAXDIST */
 #define MAX_DELAY_US 2000000ull
 
-static u32 be32(const u8 *p) { return (u32)p[0] << 24 | (u32)p[1] << 16 | (u32)p[2] << 8 | p[3]; }
-static u64 be64(const u8 *p) { return (u64)be32(p) << 32 | be32(p + 4); }
 
 static u64 to_unix_us(u64 ntp)
 {

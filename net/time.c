@@ -53,14 +53,16 @@ static s64 slew_left(void)
 	return slew < 0 ? -(s64)left : (s64)left;
 }
 
+/* How far off a server's last answer may be by now. */
+static u64 server_error(const struct server *s)
+{
+	return s->last.root_us + s->last.delay_us / 2 + (now_us() - s->at_us) * NTP_PHI_PPM / 1000000;
+}
+
 /* How far off the wall clock may be. */
 static u64 dispersion(void)
 {
-	const struct server *s = source >= 0 ? &servers[source] : NULL;
-
-	if (!s)
-		return 0;
-	return s->last.root_us + s->last.delay_us / 2 + (now_us() - s->at_us) * NTP_PHI_PPM / 1000000 + (u64)abs64(slew_left());
+	return source < 0 ? 0 : server_error(&servers[source]) + (u64)abs64(slew_left());
 }
 
 static void correct(s64 offset)
@@ -104,7 +106,7 @@ static void choose(unsigned newest)
 			continue;
 		o[n] = (struct ntp_opinion){
 			.offset_us = (s64)(s->utc_minus_now + now - wall), .stratum = s->last.stratum,
-			.error_us = s->last.root_us + s->last.delay_us / 2 + (now - s->at_us) * NTP_PHI_PPM / 1000000 + 1000,
+			.error_us = server_error(s) + 1000,
 		};
 		if ((int)i == prefer)
 			want = (int)n;

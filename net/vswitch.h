@@ -51,6 +51,13 @@ struct vnetwork {
 	char uplink[48];   /* for people; empty: none */
 	u64 forwarded;     /* frames sent after guests that have left */
 };
+
+/* The VLAN of a guest's card: its own, else the network's. */
+static inline u16 nic_vlan(const struct nic_config *nic, const struct vnetwork *net)
+{
+	return nic->vlan ? nic->vlan : net->vlan;
+}
+
 extern struct vnetwork vnetworks[CONFIG_MAX_SWITCHES];
 extern u32 n_vnetworks;
 

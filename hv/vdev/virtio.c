@@ -150,15 +150,22 @@ static void write_status(struct virtio *vio, u8 val)
 		vdev_kick(&vio->dev);
 }
 
+static bool queue_fits(struct virtio *vio, unsigned q)
+{
+	const struct virtio_state *v = vio->v;
+	u16 n = v->size[q];
+
+	return n && !(n & (n - 1)) && n <= virtio_type_of(vio)->queue_size && !(v->desc[q] % 16) && !(v->avail[q] % 2) &&
+	       !(v->used[q] % 4) && (v->desc[q] | v->avail[q] | v->used[q]) < ADDRESS_END;
+}
+
 static void enable_queue(struct virtio *vio, unsigned q)
 {
 	struct virtio_state *v = vio->v;
-	u16 n = v->size[q];
 
 	if (v->enabled[q] || !(v->status & VIRTIO_FEATURES_OK))
 		return;
-	if (!n || (n & (n - 1)) || n > virtio_type_of(vio)->queue_size || v->desc[q] % 16 || v->avail[q] % 2 ||
-	    v->used[q] % 4 || (v->desc[q] | v->avail[q] | v->used[q]) >= ADDRESS_END) {
+	if (!queue_fits(vio, q)) {
 		virtio_broken(vio, "a queue has an impossible size or address");
 		return;
 	}
@@ -405,16 +412,12 @@ void virtio_destroy(struct vdev *dev)
 static bool queue_possible(struct virtio *vio, unsigned q)
 {
 	const struct virtio_state *v = vio->v;
-	u16 n = v->size[q];
 
 	if (v->enabled[q] > 1 || (v->vector[q] != PCI_NO_VECTOR && v->vector[q] >= vio->fn.msix_vectors))
 		return false;
 	if (q >= virtio_type_of(vio)->n_queues)
 		return !v->enabled[q];
-	if (!v->enabled[q])
-		return true;
-	return n && !(n & (n - 1)) && n <= virtio_type_of(vio)->queue_size && !(v->desc[q] % 16) && !(v->avail[q] % 2) &&
-	       !(v->used[q] % 4) && (v->desc[q] | v->avail[q] | v->used[q]) < ADDRESS_END;
+	return !v->enabled[q] || queue_fits(vio, q);
 }
 
 int virtio_post_load(void *owner, struct error *e)

@@ -405,7 +405,7 @@ static int virtio_net_init(struct vdev *dev)
 	else
 		config_default_mac(g->name, dev->instance, net->port.mac);
 	if (network) {
-		net->port.vlan = nic->vlan ? nic->vlan : network->vlan;
+		net->port.vlan = nic_vlan(nic, network);
 		if (vswitch_add(network->sw, &net->port))
 			return -E_NOMEM;
 	} else if (nic) {

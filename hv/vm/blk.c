@@ -50,16 +50,12 @@ static bool ram_copy(struct mem_disk *d, struct blk_req *req)
 static void mem_submit(struct blk_backend *be, struct blk_req *req)
 {
 	struct mem_disk *d = container_of(be, struct mem_disk, be);
-	bool ok = true;
+	bool ok = req->op == BLK_FLUSH;
 
-	if (req->op == BLK_FLUSH)
-		ok = true;
-	else if (!d->image)
+	if (!ok && !d->image)
 		ok = ram_copy(d, req);
 	else if (req->op == BLK_READ)
 		ok = be->front->copy(be, req, 0, (void *)(d->image + req->offset), req->bytes);
-	else
-		ok = false;
 	be->front->done(be, req, ok ? 0 : -E_IO);
 }
 

@@ -7,11 +7,9 @@
 #define LOW_RAM_END (3ull << 30)
 #define HIGH_RAM (4ull << 30)
 
-/* Where the guest's pages end, and where its RAM disks lie. */
-static u64 layout(struct vm *vm, u64 bytes)
+/* Where the guest's pages end, and where its RAM disks lie, behind its RAM. */
+static u64 layout(struct vm *vm, u64 end)
 {
-	u64 end = bytes > LOW_RAM_END ? HIGH_RAM + bytes - LOW_RAM_END : bytes;
-
 	for (u32 i = 0; i < vm->config.n_disks; i++) {
 		if (vm->config.disks[i].kind != DISK_RAM)
 			continue;
@@ -26,7 +24,7 @@ static u64 layout(struct vm *vm, u64 bytes)
 int guest_mem_create(struct vm *vm, u64 bytes, struct error *e)
 {
 	u64 low = MIN(bytes, LOW_RAM_END), ram_end = bytes > LOW_RAM_END ? HIGH_RAM + bytes - LOW_RAM_END : bytes;
-	u64 end = layout(vm, bytes);
+	u64 end = layout(vm, ram_end);
 	size_t map_bytes = (end >> 21) * sizeof(hpa_t);
 	unsigned long long wanted_disks;
 
