@@ -30,7 +30,7 @@ LIB_OBJS += $(LWIP_SRCS:%.c=$(BUILD)/obj/lib/lwip/%.o) $(MBEDTLS_SRCS:%.c=$(BUIL
 
 $(BUILD)/obj/lib/openssl/%.o: $(OPENSSL_DIR)/%.pl
 	@mkdir -p $(@D)
-	@echo '  PERL    $<'; CC=$(CC) perl $< elf $(@:.o=.s) && $(CC) -Wa,--noexecstack -c $(@:.o=.s) -o $@
+	@echo '  PERL    $<'; CC='$(CC)' perl $< elf $(@:.o=.s) && $(CC) -Wa,--noexecstack -c $(@:.o=.s) -o $@
 # Libraries include our configuration, and -MMD leaves out what is included that way.
 NET_PORT_H := $(wildcard net/port/*.h net/port/arch/*.h)
 $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard net/*.c net/port/*.c)): $(NET_PORT_H)

@@ -247,33 +247,31 @@ static u32 xsavec_size(const struct vm *vm, u64 xcr0)
 void cpuid_exit(struct vcpu *v)
 {
 	const struct cpuid_table *t = &v->vm->cpuid;
-	u32 leaf = (u32)v->s.gpr[VCPU_RAX], sub = (u32)v->s.gpr[VCPU_RCX];
+	u64 *r = v->s.gpr;
+	u32 leaf = (u32)r[VCPU_RAX], sub = (u32)r[VCPU_RCX];
 	int i = find(v->vm, leaf, sub);
-	struct cpuid_regs r = { 0 };
 
-	if (i >= 0)
-		r = (struct cpuid_regs){ t->eax[i], t->ebx[i], t->ecx[i], t->edx[i] };
+	r[VCPU_RAX] = i < 0 ? 0 : t->eax[i];
+	r[VCPU_RBX] = i < 0 ? 0 : t->ebx[i];
+	r[VCPU_RCX] = i < 0 ? 0 : t->ecx[i];
+	r[VCPU_RDX] = i < 0 ? 0 : t->edx[i];
 	switch (leaf) {
 	case 1:
-		r.ebx |= v->id << 24;
+		r[VCPU_RBX] |= (u32)v->id << 24;
 		if (vcpu_cr4(v) & CR4_OSXSAVE)
-			r.ecx |= F1C_OSXSAVE;
+			r[VCPU_RCX] |= F1C_OSXSAVE;
 		break;
 	case 0xb:
-		r.ecx = (r.ecx & 0xff00) | (sub & 0xff);
-		r.edx = v->id;
+		r[VCPU_RCX] = (r[VCPU_RCX] & 0xff00) | (sub & 0xff);
+		r[VCPU_RDX] = v->id;
 		break;
 	case 0xd:
 		if (sub == 0 && i >= 0)
-			r.ebx = xsave_size(v->vm, v->s.xcr0);
+			r[VCPU_RBX] = xsave_size(v->vm, v->s.xcr0);
 		else if (sub == 1 && i >= 0)
-			r.ebx = xsavec_size(v->vm, v->s.xcr0);
+			r[VCPU_RBX] = xsavec_size(v->vm, v->s.xcr0);
 		break;
 	}
-	v->s.gpr[VCPU_RAX] = r.eax;
-	v->s.gpr[VCPU_RBX] = r.ebx;
-	v->s.gpr[VCPU_RCX] = r.ecx;
-	v->s.gpr[VCPU_RDX] = r.edx;
 }
 
 /* The compatibility block: the guest's TSC rate, then what CPUID shows it. Both ends run the same version. */

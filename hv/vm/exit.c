@@ -24,7 +24,8 @@ enum {
 #define X_ENTRY_FAILURE BIT(31)
 #define KVM_ENOSYS 1000
 
-void exit_decode(struct vcpu *v, struct vmexit *x)
+/* What the exit says, and v's copies of RIP, RSP, RFLAGS; an event whose delivery was cut short is queued again. */
+static void decode(struct vcpu *v, struct vmexit *x)
 {
 	u32 reason = vmcs_read(VMCS_EXIT_REASON), idt = vmcs_read(VMCS_IDT_INFO);
 
@@ -361,22 +362,24 @@ static __attribute__((noinline, cold)) void dump(struct vcpu *v, const struct vm
 		(unsigned long long)vmcs_read(VMCS_GUEST_EFER));
 }
 
-void exit_handle(struct vcpu *v, const struct vmexit *x)
+void exit_handle(struct vcpu *v)
 {
+	struct vmexit x;
+
 	v->exits++;
-	v->exit_counts[x->reason < ARRAY_SIZE(v->exit_counts) ? x->reason : ARRAY_SIZE(v->exit_counts) - 1]++;
-	if (x->reason < ARRAY_SIZE(table) && table[x->reason].fn) {
-		bool locked = table[x->reason].locked;
+	decode(v, &x);
+	if (x.reason < ARRAY_SIZE(table) && table[x.reason].fn) {
+		bool locked = table[x.reason].locked;
 		enum vmexit_ret ret;
 
 		if (locked)
 			vm_lock(v->vm);
-		ret = table[x->reason].fn(v, x);
+		ret = table[x.reason].fn(v, &x);
 		if (locked)
 			vm_unlock(v->vm);
 		switch (ret) {
 		case VMEXIT_ADVANCE:
-			vcpu_advance(v, x->inst_len);
+			vcpu_advance(v, x.inst_len);
 			return;
 		case VMEXIT_RESUME:
 			return;
@@ -384,5 +387,5 @@ void exit_handle(struct vcpu *v, const struct vmexit *x)
 			break;
 		}
 	}
-	dump(v, x);
+	dump(v, &x);
 }

@@ -16,8 +16,8 @@ enum vmexit_ret {
 	VMEXIT_KILL,    /* this guest cannot go on; the handler has said why or the loop does */
 };
 
-/* Reads the exit information and refreshes v's copies of RIP, RSP, RFLAGS; re-queues an event whose delivery was cut short. */
-void exit_decode(struct vcpu *v, struct vmexit *x);
-void exit_handle(struct vcpu *v, const struct vmexit *x);
+/* Reads what the exit says, refreshes v's copies of RIP, RSP and RFLAGS, queues an event whose delivery was cut short again,
+ * and does what the exit is for. */
+void exit_handle(struct vcpu *v);
 /* Name of a basic exit reason, for logs and statistics. */
 const char *exit_name(u32 reason);

@@ -614,7 +614,6 @@ bool vcpu_run(struct vcpu *v, u64 deadline_tsc)
 	struct vm *vm = v->vm;
 	struct cpu *c = this_cpu();
 	const u64 *next_deadline = &vm->next_deadline[v->id];
-	struct vmexit x;
 	bool halted = false;
 
 	make_current(v);
@@ -680,8 +679,7 @@ bool vcpu_run(struct vcpu *v, u64 deadline_tsc)
 			break;
 		}
 		v->launched = true;
-		exit_decode(v, &x);
-		exit_handle(v, &x);
+		exit_handle(v);
 	}
 	c->running = NULL;
 	return halted;

@@ -29,7 +29,6 @@ struct vcpu {
 	u64 exits;
 	u64 vruntime;             /* host ticks that it ran, by weight (sched.c) */
 	struct emu_cache emu_cache;
-	u64 exit_counts[80];
 	u64 run_tsc;              /* host ticks spent in the guest */
 };
 
