@@ -465,6 +465,34 @@ static void timers_at_once(void)
 	printf("BENCH timer-halted.ticks=%lu\n", least_late[0]);
 }
 
+/* ---- spinning ---- */
+
+#define HANDOVERS 20u
+static volatile u32 turn;
+static volatile bool polite;
+
+/* CPUs 0 and 1 wait for each other; who waits on the CPU that the other one needs can only give it up. */
+static void job_handover(u32 self)
+{
+	while (self < 2 && turn < 2 * HANDOVERS) {
+		while (turn % 2 != self && turn < 2 * HANDOVERS)
+			if (polite)
+				pause();
+		if (turn < 2 * HANDOVERS)
+			add(&turn);
+	}
+}
+
+static void handovers(bool with_pause)
+{
+	u64 start = rdtsc();
+
+	turn = 0;
+	polite = with_pause;
+	CHECK("spin.handover", smp_all(job_handover, 20 * SECOND), "stuck at %u", turn);
+	printf("BENCH handover%s.ticks=%lu\n", with_pause ? "" : "-nopause", (rdtsc() - start) / (2 * HANDOVERS));
+}
+
 /* ---- memory and registers ---- */
 
 #define INCREMENTS 20000u
@@ -690,6 +718,10 @@ int main(void)
 	init_again();
 	tsc_equal();
 	timers_at_once();
+	if (n > 1) {
+		handovers(true);
+		handovers(false);
+	}
 	increments();
 	vectors();
 	if (arg_is("loop", NULL))

@@ -33,6 +33,9 @@ def smp_host(run, cpus, *names, more=""):
         host, _, c = guests.run_batch(run, [t], more=more, timeout=100, cpus=cpus)
         bench = re.findall(r"^BENCH .*", c.console(t.name), re.M)
         print(f"{cpus} CPUs, {t.name}: {bench} {c.guests()[t.name]['self-migrations']} self-migrations", flush=True)
+        ticks = {kind: int(n) for kind, n in re.findall(r"BENCH ([\w-]+)\.ticks=(\d+)", " ".join(bench))}
+        if cpus == 1 and not more:  # its vCPUs wait for each other: who says PAUSE gives way long before its slice ends
+            assert 2 * ticks["handover"] < ticks["handover-nopause"], ticks
         host.stop()
 
 

@@ -105,6 +105,8 @@ u32 fake_kicks; /* NMIs sent */
 void cpu_send_ipi(u32 apic_id, u32 icr) { fake_kicks++; }
 void vmx_vmcs_set_cpu(void) { }
 void sched_wake(void) { }
+bool fake_others_wait;
+bool sched_others_wait(const struct vcpu *v) { return fake_others_wait; }
 void sched_wake_service(void) { }
 void sched_lock(void) { }
 void sched_unlock(void) { }

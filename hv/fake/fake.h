@@ -15,5 +15,7 @@ void fake_memory(u64 bytes);
 extern struct boot_info fake_boot_info;
 /* Counts INVEPTs, to see that dirty logging asks for them. */
 extern u64 fake_invepts;
+/* What sched_others_wait() says. */
+extern bool fake_others_wait;
 /* Counts machine checks handed to the host. */
 extern u64 fake_machine_checks;

@@ -8,6 +8,7 @@
 #include "hv/vm/cpuid.h"
 #include "hv/vm/emulate.h"
 #include "hv/vm/msr.h"
+#include "hv/vm/sched.h"
 #include "hv/vmx/event.h"
 #include "hv/vmx/vmcs.h"
 #include "hv/vmx/vmx.h"
@@ -17,7 +18,7 @@ enum {
 	X_EXCEPTION_NMI = 0, X_EXT_INT = 1, X_TRIPLE_FAULT = 2, X_INIT = 3, X_SIPI = 4, X_INT_WINDOW = 7, X_NMI_WINDOW = 8,
 	X_TASK_SWITCH = 9, X_CPUID = 10, X_GETSEC = 11, X_HLT = 12, X_INVD = 13, X_RDPMC = 15, X_VMCALL = 18,
 	X_VMX_FIRST = 19, X_VMX_LAST = 27, X_CR = 28, X_DR = 29, X_IO = 30, X_RDMSR = 31, X_WRMSR = 32, X_ENTRY_GUEST = 33,
-	X_ENTRY_MSR = 34, X_MWAIT = 36, X_MONITOR = 39, X_ENTRY_MC = 41, X_EPT_VIOLATION = 48, X_EPT_MISCONFIG = 49,
+	X_ENTRY_MSR = 34, X_MWAIT = 36, X_MONITOR = 39, X_PAUSE = 40, X_ENTRY_MC = 41, X_EPT_VIOLATION = 48, X_EPT_MISCONFIG = 49,
 	X_INVEPT = 50, X_PREEMPTION = 52, X_INVVPID = 53, X_WBINVD = 54, X_XSETBV = 55, X_SEAMCALL = 76, X_TDCALL = 77,
 };
 #define X_REASON_MASK 0xffffu
@@ -139,6 +140,13 @@ static enum vmexit_ret x_hlt(struct vcpu *v, const struct vmexit *x)
 {
 	v->s.activity = !(v->s.rflags & RFLAGS_TF); /* the single-step trap that follows would end it at once */
 	v->irq_check = true; /* what waited for a window is deliverable now */
+	return VMEXIT_ADVANCE;
+}
+
+/* It spins (SDM "Pause-Loop Exiting"). Who it waits for may be waiting for a CPU. */
+static enum vmexit_ret x_pause(struct vcpu *v, const struct vmexit *x)
+{
+	v->yields = sched_others_wait(v);
 	return VMEXIT_ADVANCE;
 }
 
@@ -325,6 +333,7 @@ static const struct { const char *name; enum vmexit_ret (*fn)(struct vcpu *, con
 	[X_ENTRY_MSR] = { "VM entry: MSR loading", x_broken },
 	[X_MWAIT] = { "MWAIT", x_undefined }, /* not shown by CPUID */
 	[X_MONITOR] = { "MONITOR", x_undefined },
+	[X_PAUSE] = { "PAUSE", x_pause },
 	[X_ENTRY_MC] = { "VM entry: machine check", x_machine_check },
 	[X_EPT_VIOLATION] = { "EPT violation", x_ept_violation, true },
 	[X_EPT_MISCONFIG] = { "EPT misconfiguration", x_broken },

@@ -36,7 +36,33 @@ void sched_wake_service(void)
 		cpu_wake(cpus[0]);
 }
 
-/* The runnable vCPU with the least time, or NULL. *until is lowered to the host TSC at which a timer of a halted one is due. */
+static bool may_run(const struct vm *vm)
+{
+	return vm && vm->state == RS_RUNNING && !vm->hold && !vm->attention && !vm->disks_wait;
+}
+
+bool sched_others_wait(const struct vcpu *v)
+{
+	bool found = false;
+
+	spin_lock(&lock);
+	for (unsigned i = 0; i < VM_MAX && !found; i++)
+		for (unsigned n = 0; may_run(vms[i]) && n < vms[i]->n_vcpus && !found; n++)
+			found = vms[i]->vcpus[n] != v && !vms[i]->vcpus[n]->on_cpu && vcpu_runnable(vms[i]->vcpus[n]);
+	spin_unlock(&lock);
+	return found;
+}
+
+/* vCPUs whose spun is this have yielded since one last ran on without. */
+static u64 spins = 1;
+
+static bool behind(const struct vcpu *v)
+{
+	return v->spun == __atomic_load_n(&spins, __ATOMIC_RELAXED);
+}
+
+/* The runnable vCPU with the least time, or NULL; one that has yielded only if there is no other. *until is lowered to the host
+ * TSC at which a timer of a halted one is due. */
 static struct vcpu *pick(u64 *until)
 {
 	struct vcpu *best = NULL;
@@ -47,7 +73,7 @@ static struct vcpu *pick(u64 *until)
 	for (unsigned i = 0; i < VM_MAX; i++) {
 		struct vm *vm = vms[i];
 
-		if (!vm || vm->state != RS_RUNNING || vm->hold || vm->attention || vm->disks_wait)
+		if (!may_run(vm))
 			continue;
 		for (unsigned n = 0; n < vm->n_vcpus; n++) {
 			struct vcpu *v = vm->vcpus[n];
@@ -56,7 +82,7 @@ static struct vcpu *pick(u64 *until)
 				continue;
 			if (vcpu_runnable(v)) {
 				more++;
-				if (!best || v->vruntime < best->vruntime)
+				if (!best || (behind(v) == behind(best) ? v->vruntime < best->vruntime : behind(best)))
 					best = v;
 			} else if (vm->next_deadline[n] != VDEV_NEVER) {
 				u64 left = vm->next_deadline[n] - vm_tsc(vm);
@@ -93,6 +119,11 @@ static void run(struct vcpu *v, u64 slice, u64 until)
 	ran = host_tsc() - start;
 	v->run_tsc += ran;
 	charge(v, ran);
+	if (v->yields)
+		v->spun = spins;
+	else
+		__atomic_add_fetch(&spins, 1, __ATOMIC_RELAXED);
+	v->yields = false;
 	if (n_cpus > 1)
 		vcpu_put(v); /* whoever is next, it may be another CPU */
 	__atomic_store_n(&v->on_cpu, false, __ATOMIC_SEQ_CST);

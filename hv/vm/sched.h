@@ -4,6 +4,7 @@
 #pragma once
 #include "hv/config.h"
 
+struct vcpu;
 struct vm;
 
 /* On the first CPU. Never returns, except that it powers the machine off when [debug] quit-when-idle says so and all guests
@@ -13,6 +14,8 @@ __noreturn void sched_run(const struct config *c);
 void sched_run_guests(void);
 /* A vCPU has become runnable, or its timer is due earlier than before: a CPU that sleeps looks for work. From any CPU. */
 void sched_wake(void);
+/* Whether a vCPU other than v is runnable and on no CPU. */
+bool sched_others_wait(const struct vcpu *v);
 /* The services have work. From any CPU. */
 void sched_wake_service(void);
 /* mig_self(), for hv/vm/lifecycle.c, which knows nothing of mig/. */

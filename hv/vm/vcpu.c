@@ -627,7 +627,7 @@ bool vcpu_run(struct vcpu *v, u64 deadline_tsc)
 			board_run_timers(vm, v->id, guest_now);
 			vm_unlock(vm);
 		}
-		if (now >= deadline_tsc)
+		if (now >= deadline_tsc || v->yields)
 			break;
 		if (v->irq_check) {
 			vm_lock(vm);

@@ -22,11 +22,13 @@ struct vcpu {
 	u64 tsc_offset;           /* as last written */
 	bool irq_check;           /* see vcpu_irq_check() */
 	bool irq_again;           /* more is waiting behind what is being injected: irq_check after the next exit */
+	bool yields;              /* it spins for something that another vCPU has: leave the run loop */
 	bool in_guest;            /* about to enter, in the guest, or just out: an NMI makes it look at what is pending */
 	bool on_cpu;              /* some CPU is in vcpu_run() for it, or about to be; only then its VMCS may be loaded there */
 	struct cpu *cpu;          /* where it runs or ran last */
 	u64 ept_generation;       /* of vm's when that CPU was last flushed for it */
 	u64 exits;
+	u64 spun;                 /* when it yielded last (sched.c) */
 	u64 vruntime;             /* host ticks that it ran, by weight (sched.c) */
 	struct emu_cache emu_cache;
 	u64 run_tsc;              /* host ticks spent in the guest */

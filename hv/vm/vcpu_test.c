@@ -141,6 +141,26 @@ static void single_step_ends_hlt(void **state)
 	assert_true(vmcs_read(VMCS_GUEST_PENDING_DBG) & DR6_BS);
 }
 
+static void spinning_yields_if_others_wait(void **state)
+{
+	struct error e = { 0 };
+	u64 rip = vmcs_read(VMCS_GUEST_RIP);
+
+	take_exit(40, 0, 0);
+	assert_false(v->yields);
+	assert_int_equal(vmcs_read(VMCS_GUEST_RIP), rip + 2); /* behind the PAUSE */
+	fake_others_wait = true;
+	take_exit(40, 0, 0);
+	assert_true(v->yields);
+	fake_others_wait = false;
+	assert_int_equal(vm_resume(vm, &e), 0);
+	vcpu_run(v, ~0ull);
+	assert_false(vm->want_kill); /* it left at once: the fake's VM entry fails */
+	v->yields = false;
+	vcpu_run(v, ~0ull);
+	assert_true(vm->want_kill);
+}
+
 static void emulated_instruction_ends_rf(void **state)
 {
 	vmcs_write(VMCS_GUEST_RFLAGS, RFLAGS_RF | 2);
@@ -298,7 +318,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(debug_exceptions_come_back_to_the_guest), TEST(alignment_checks_come_back_to_the_guest),
 		TEST(machine_checks_are_the_hosts), TEST(interrupted_nmi_is_injected_again),
-		TEST(tdx_instructions_are_undefined), TEST(single_step_ends_hlt), TEST(emulated_instruction_ends_rf),
+		TEST(tdx_instructions_are_undefined), TEST(single_step_ends_hlt), TEST(spinning_yields_if_others_wait), TEST(emulated_instruction_ends_rf),
 		TEST(control_registers_are_checked),
 		TEST(deadlines_follow_the_guests_tsc), TEST(timer_is_armed_in_host_ticks),
 		TEST(loaded_state_cannot_stop_the_host),

@@ -54,6 +54,8 @@ struct vmcs_fnw { u32 enc; }; /* natural width */
 #define VMCS_ENTRY_ERROR F32(0x4018)
 #define VMCS_ENTRY_INST_LEN F32(0x401a)
 #define VMCS_PROC2_CTLS F32(0x401e)
+#define VMCS_PLE_GAP F32(0x4020)
+#define VMCS_PLE_WINDOW F32(0x4022)
 #define VMCS_INST_ERROR F32(0x4400)
 #define VMCS_EXIT_REASON F32(0x4402)
 #define VMCS_EXIT_INTR_INFO F32(0x4404)

@@ -6,6 +6,11 @@
 #include "hv/vmx/vmcs.h"
 
 struct vmx_config vmx_config;
+/* TSC ticks. PAUSEs that are closer together than the gap are one loop; one that lasts longer than the window, a few times what
+ * the usual lock is held for, exits. */
+#define PLE_GAP 128
+#define PLE_WINDOW 4096
+
 static u8 *msr_bitmap; /* one for all guests: the MSR policy is one table */
 
 extern char vmx_exit[];
@@ -39,7 +44,8 @@ int vmx_init(struct error *e)
 			       PROC_UNCOND_IO | PROC_MSR_BITMAP | PROC_MONITOR | PROC_SECONDARY, 0, &c->proc, e);
 	if (!rc)
 		rc = negotiate(MSR_IA32_VMX_PROCBASED_CTLS2, "secondary", PROC2_EPT | PROC2_UNRESTRICTED | PROC2_WBINVD,
-			       PROC2_RDTSCP | (host_caps()->vpid ? PROC2_VPID : 0) | PROC2_INVPCID | PROC2_TSC_SCALING, &c->proc2, e);
+			       PROC2_RDTSCP | (host_caps()->vpid ? PROC2_VPID : 0) | PROC2_INVPCID | PROC2_PAUSE_LOOP |
+			       PROC2_TSC_SCALING, &c->proc2, e);
 	if (!rc)
 		rc = negotiate(true_ctls ? MSR_IA32_VMX_TRUE_EXIT_CTLS : MSR_IA32_VMX_EXIT_CTLS, "exit",
 			       EXIT_SAVE_DEBUG | EXIT_HOST_64 | EXIT_ACK_INT | EXIT_SAVE_PAT | EXIT_LOAD_PAT | EXIT_SAVE_EFER |
@@ -140,6 +146,10 @@ void vmx_vmcs_setup(u64 eptp, u16 vpid)
 	vmcs_write(VMCS_EPTP, eptp);
 	if (c->vpid)
 		vmcs_write(VMCS_VPID, vpid);
+	if (c->proc2 & PROC2_PAUSE_LOOP) {
+		vmcs_write(VMCS_PLE_GAP, PLE_GAP);
+		vmcs_write(VMCS_PLE_WINDOW, PLE_WINDOW);
+	}
 	vmcs_write(VMCS_LINK_POINTER, ~0ull);
 
 	vmcs_write(VMCS_HOST_CR0, read_cr0());
