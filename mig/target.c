@@ -357,7 +357,7 @@ static int put_zero(struct mig_session *s, u64 gfn, struct error *e)
 	if (!guest_page(s->vm, gfn))
 		return error_set(e, E_PROTO, "host %s sent page 0x%llx, which is not memory of guest %s", s->peer,
 				 (unsigned long long)gfn, s->key.guest);
-	/* Fresh guest memory is zero (frame_alloc_2m): only what was written before must be cleared. */
+	/* Fresh guest memory is zero: only what was written before must be cleared. */
 	s->work += PAGE_SIZE / 64;
 	if (ram_noted(&s->ram, gfn)) {
 		if (guest_write(s->vm, gpa(gfn << PAGE_SHIFT), zero, PAGE_SIZE))

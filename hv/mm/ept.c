@@ -58,6 +58,22 @@ static u64 *next_table(struct ept *e, u64 *slot)
 	return table_of(*slot);
 }
 
+static int split_pde(struct ept *e, u64 *pde, u64 base, void *ctx)
+{
+	if (!(*pde & EPT_LARGE))
+		return 0;
+	u64 *pt = frame_alloc();
+
+	if (!pt)
+		return -E_NOMEM;
+	e->table_pages++;
+	for (u64 i = 0; i < ENTRIES; i++)
+		pt[i] = ((*pde & EPT_ADDR & ~(PAGE_2M - 1)) + i * PAGE_SIZE) | EPT_LEAF |
+			(*pde & (EPT_A | EPT_D));
+	*pde = ptr_hpa(pt).v | EPT_RWX | EPT_A; /* A: the leaves may hold D, let the first harvest look */
+	return 0;
+}
+
 int ept_map_2m(struct ept *e, gpa_t at, hpa_t frame)
 {
 	u64 *t = e->root;
@@ -74,7 +90,19 @@ int ept_map_2m(struct ept *e, gpa_t at, hpa_t frame)
 	if (*pde & EPT_RWX)
 		return -E_EXIST;
 	*pde = frame.v | EPT_LEAF | EPT_LARGE;
+	if (e->split)
+		(void)!split_pde(e, pde, at.v, NULL); /* else its pages are dirty together */
 	return 0;
+}
+
+void ept_hide_2m(struct ept *e, gpa_t at)
+{
+	u64 *t = e->root;
+
+	for (int shift = 39; shift > 21; shift -= 9)
+		t = table_of(t[at.v >> shift & 511]);
+	BUG_ON(!(t[at.v >> 21 & 511] & EPT_LARGE));
+	t[at.v >> 21 & 511] = 0;
 }
 
 /* Calls fn for every present page-directory entry, in address order; stops at the first error. */
@@ -100,22 +128,6 @@ static int each_pde(struct ept *e, int (*fn)(struct ept *, u64 *pde, u64 gpa_bas
 			}
 		}
 	}
-	return 0;
-}
-
-static int split_pde(struct ept *e, u64 *pde, u64 base, void *ctx)
-{
-	if (!(*pde & EPT_LARGE))
-		return 0;
-	u64 *pt = frame_alloc();
-
-	if (!pt)
-		return -E_NOMEM;
-	e->table_pages++;
-	for (u64 i = 0; i < ENTRIES; i++)
-		pt[i] = ((*pde & EPT_ADDR & ~(PAGE_2M - 1)) + i * PAGE_SIZE) | EPT_LEAF |
-			(*pde & (EPT_A | EPT_D));
-	*pde = ptr_hpa(pt).v | EPT_RWX | EPT_A; /* A: the leaves may hold D, let the first harvest look */
 	return 0;
 }
 

@@ -13,8 +13,10 @@ struct ept {
 int ept_init(struct ept *e) __must_check;
 /* Frees all tables (not the RAM they map). */
 void ept_destroy(struct ept *e);
-/* Maps 2 MiB RWX write-back; both aligned. -E_NOMEM, -E_EXIST. */
+/* Maps 2 MiB RWX write-back; both aligned. While all are split: split, too, if there is memory for it. -E_NOMEM, -E_EXIST. */
 int ept_map_2m(struct ept *e, gpa_t at, hpa_t frame) __must_check;
+/* Takes the access to what ept_map_2m() mapped, until it maps it again, which then cannot fail. The caller must INVEPT as below. */
+void ept_hide_2m(struct ept *e, gpa_t at);
 /* Splits all 2 MiB leaves; the 4 KiB leaves inherit A and D. On -E_NOMEM what was split stays valid. */
 int ept_split_all(struct ept *e) __must_check;
 /* Joins all back to 2 MiB leaves and frees the tables; D is the OR of the leaves. */

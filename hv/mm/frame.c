@@ -240,11 +240,13 @@ hpa_t frame_alloc_2m(void)
 {
 	u64 at = pop_2m();
 
-	if (at) {
-		zero(hpa_ptr(hpa(at)), PAGE_2M);
-		guest_2m++;
-	}
+	guest_2m += at != 0;
 	return hpa(at);
+}
+
+void frame_zero_2m(hpa_t a)
+{
+	zero(hpa_ptr(a), PAGE_2M);
 }
 
 void frame_free_2m(hpa_t a)

@@ -10,8 +10,9 @@ void frame_account(u64 bytes);
 /* A zeroed 4 KiB frame, or NULL. Owned by the caller until frame_free(). */
 void *frame_alloc(void) __must_check;
 void frame_free(void *p);
-/* A zeroed, 2 MiB-aligned frame for guest RAM; {0} if none is left. */
+/* A 2 MiB-aligned frame for guest RAM, with whatever was in it: frame_zero_2m() before a guest can see it. {0} if none is left. */
 hpa_t frame_alloc_2m(void) __must_check;
+void frame_zero_2m(hpa_t a);
 void frame_free_2m(hpa_t a);
 /* n contiguous zeroed 4 KiB frames (n <= 512) that are kept; NULL if none. Freed with frame_free_n(). */
 void *frame_alloc_n(unsigned n) __must_check;

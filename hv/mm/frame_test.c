@@ -66,6 +66,7 @@ static void test_2m(void **state)
 	for (int i = 0; i < WHOLE; i++) {
 		a[i] = frame_alloc_2m();
 		assert_true(a[i].v && !(a[i].v % PAGE_2M));
+		frame_zero_2m(a[i]);
 		assert_true(all(hpa_ptr(a[i]), 0, PAGE_2M));
 		memset(hpa_ptr(a[i]), i + 1, PAGE_2M);
 	}

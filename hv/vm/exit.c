@@ -7,6 +7,7 @@
 #include "hv/vm/bus.h"
 #include "hv/vm/cpuid.h"
 #include "hv/vm/emulate.h"
+#include "hv/vm/guest_mem.h"
 #include "hv/vm/msr.h"
 #include "hv/vm/sched.h"
 #include "hv/vmx/event.h"
@@ -278,6 +279,8 @@ static enum vmexit_ret x_ept_violation(struct vcpu *v, const struct vmexit *x)
 	gpa_t at = gpa(vmcs_read(VMCS_GUEST_PA));
 
 	block_nmi_again(v, x->qual & BIT(12)); /* SDM "Exit Qualification for EPT Violations" */
+	if (guest_mem_touch(v->vm, at))
+		return VMEXIT_RESUME;
 	if (v->s.event_info & INTR_VALID) {
 		vm_kill(v->vm, "an interrupt or exception could not be delivered: its stack or table is at %#llx, which is no RAM",
 			(unsigned long long)at.v);

@@ -6,6 +6,11 @@
 
 #define LOW_RAM_END (3ull << 30)
 #define HIGH_RAM (4ull << 30)
+/*
+ * Clearing a big guest's memory takes seconds, in which its host would serve nobody. So it is cleared 2 MiB at a time, by
+ * the first who writes or, for the guest, touches: until then a piece is cold, reads as zero, and is not in the EPT.
+ */
+#define RAM_COLD 1ull
 
 /* Where the guest's pages end, and where its RAM disks lie, behind its RAM. */
 static u64 layout(struct vm *vm, u64 end)
@@ -28,7 +33,6 @@ int guest_mem_create(struct vm *vm, u64 bytes, struct error *e)
 	size_t map_bytes = (end >> 21) * sizeof(hpa_t);
 	unsigned long long wanted_disks;
 
-	/* Not after clearing all that there is: that takes seconds, in which nobody else runs. */
 	if (bytes + (vm->disk_pages << PAGE_SHIFT) > frame_stats().free || ept_init(&vm->ept))
 		goto nomem;
 	vm->ram_2m = frame_alloc_bytes(map_bytes);
@@ -42,12 +46,14 @@ int guest_mem_create(struct vm *vm, u64 bytes, struct error *e)
 
 		if (!frame.v)
 			goto nomem;
-		vm->ram_2m[at >> 21] = frame;
+		vm->ram_2m[at >> 21].v = frame.v | RAM_COLD;
 		if (at >= ram_end)
 			continue; /* a RAM disk */
 		vm->ram_bytes += PAGE_2M;
+		/* For the tables, so that memory cannot lack later. */
 		if (ept_map_2m(&vm->ept, gpa(at), frame))
 			goto nomem;
+		ept_hide_2m(&vm->ept, gpa(at));
 	}
 	return 0;
 nomem:
@@ -63,31 +69,62 @@ void guest_mem_destroy(struct vm *vm)
 	dirty_stop(vm);
 	for (u64 i = 0; i < vm->ram_2m_count; i++)
 		if (vm->ram_2m[i].v)
-			frame_free_2m(vm->ram_2m[i]);
+			frame_free_2m(hpa(vm->ram_2m[i].v & ~RAM_COLD));
 	frame_free_bytes(vm->ram_2m, vm->ram_2m_count * sizeof(hpa_t));
 	vm->ram_2m = NULL;
 	vm->ram_2m_count = vm->ram_bytes = vm->disk_pages = 0;
 	ept_destroy(&vm->ept);
 }
 
+static u64 ram_2m_end(const struct vm *vm) { return vm->ram_2m_count - (vm->disk_pages >> (21 - PAGE_SHIFT)); }
+
 void guest_mem_clear(struct vm *vm)
 {
-	u64 end = vm->ram_2m_count - (vm->disk_pages >> (21 - PAGE_SHIFT));
-
-	for (u64 i = 0; i < end; i++)
-		if (vm->ram_2m[i].v)
-			memset(hpa_ptr(vm->ram_2m[i]), 0, PAGE_2M);
-	if (vm->dirty)
-		memset(vm->dirty, 0xff, vm->dirty_words * 8);
+	for (u64 i = 0; i < ram_2m_end(vm); i++) {
+		if (!vm->ram_2m[i].v || vm->ram_2m[i].v & RAM_COLD)
+			continue;
+		if (vm->dirty) { /* the EPT is split, and the log must know */
+			frame_zero_2m(vm->ram_2m[i]);
+			memset(&vm->dirty[i * 8], 0xff, 64);
+		} else {
+			ept_hide_2m(&vm->ept, gpa(i << 21));
+			vm->ram_2m[i].v |= RAM_COLD;
+		}
+	}
+	vm->ept_generation++;
 }
 
+static void warm_up(struct vm *vm, u64 i)
+{
+	hpa_t frame = hpa(vm->ram_2m[i].v & ~RAM_COLD);
+
+	frame_zero_2m(frame);
+	/* Not before it is zero: a page may be read for a move meanwhile. */
+	__atomic_store_n(&vm->ram_2m[i].v, frame.v, __ATOMIC_RELEASE);
+	if (i < ram_2m_end(vm))
+		BUG_ON(ept_map_2m(&vm->ept, gpa(i << 21), frame));
+}
+
+bool guest_mem_touch(struct vm *vm, gpa_t at)
+{
+	u64 i = at.v >> 21;
+
+	if (i >= ram_2m_end(vm) || !vm->ram_2m[i].v)
+		return false;
+	if (vm->ram_2m[i].v & RAM_COLD) /* else another vCPU was faster */
+		warm_up(vm, i);
+	return true;
+}
+
+static bool is_cold(const struct vm *vm, u64 at)
+{
+	return __atomic_load_n(&vm->ram_2m[at >> 21].v, __ATOMIC_ACQUIRE) & RAM_COLD;
+}
+
+/* The bytes of what is not cold. */
 static u8 *ram_at(const struct vm *vm, u64 at)
 {
-	u64 i = at >> 21;
-
-	if (i >= vm->ram_2m_count || !vm->ram_2m[i].v)
-		return NULL;
-	return (u8 *)hpa_ptr(vm->ram_2m[i]) + (at & (PAGE_2M - 1));
+	return (u8 *)hpa_ptr(vm->ram_2m[at >> 21]) + (at & (PAGE_2M - 1));
 }
 
 /* The whole range is checked before the first byte is touched. */
@@ -96,7 +133,7 @@ static bool is_ram(const struct vm *vm, u64 at, size_t len)
 	if (at + len < at)
 		return false;
 	for (u64 a = ALIGN_DOWN(at, PAGE_2M); a < at + len; a += PAGE_2M)
-		if (!ram_at(vm, a))
+		if (a >> 21 >= vm->ram_2m_count || !vm->ram_2m[a >> 21].v)
 			return false;
 	return true;
 }
@@ -120,7 +157,10 @@ int guest_read(struct vm *vm, gpa_t at, void *buf, size_t len)
 		return -E_RANGE;
 	for (size_t done = 0, n; done < len; done += n) {
 		n = MIN(len - done, PAGE_2M - ((at.v + done) & (PAGE_2M - 1)));
-		copy((u8 *)buf + done, ram_at(vm, at.v + done), n);
+		if (is_cold(vm, at.v + done))
+			memset((u8 *)buf + done, 0, n);
+		else
+			copy((u8 *)buf + done, ram_at(vm, at.v + done), n);
 	}
 	return 0;
 }
@@ -131,6 +171,8 @@ int guest_write(struct vm *vm, gpa_t at, const void *buf, size_t len)
 		return -E_RANGE;
 	for (size_t done = 0, n; done < len; done += n) {
 		n = MIN(len - done, PAGE_2M - ((at.v + done) & (PAGE_2M - 1)));
+		if (is_cold(vm, at.v + done))
+			warm_up(vm, (at.v + done) >> 21);
 		copy(ram_at(vm, at.v + done), (const u8 *)buf + done, n);
 	}
 	if (vm->dirty)
@@ -141,7 +183,11 @@ int guest_write(struct vm *vm, gpa_t at, const void *buf, size_t len)
 
 const void *guest_page(const struct vm *vm, u64 gfn)
 {
-	return gfn < vm->ram_2m_count << 9 ? ram_at(vm, gfn << PAGE_SHIFT) : NULL;
+	static const u8 zero[PAGE_SIZE];
+
+	if (gfn >= vm->ram_2m_count << 9 || !vm->ram_2m[gfn >> 9].v)
+		return NULL;
+	return is_cold(vm, gfn << PAGE_SHIFT) ? zero : ram_at(vm, gfn << PAGE_SHIFT);
 }
 
 u64 guest_next_gfn(const struct vm *vm, u64 gfn)

@@ -9,3 +9,5 @@ int guest_mem_create(struct vm *vm, u64 bytes, struct error *e) __must_check;
 void guest_mem_destroy(struct vm *vm);
 /* RAM is all zero, as after power-on; RAM disks keep their contents. */
 void guest_mem_clear(struct vm *vm);
+/* An EPT violation at a guest-physical address: whether it is RAM, which the guest can use now (SDM "EPT Violations"). */
+bool guest_mem_touch(struct vm *vm, gpa_t at);

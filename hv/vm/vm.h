@@ -45,7 +45,7 @@ struct vm {
 	u64 epoch;                       /* grows by one with every change of owner */
 	/* Memory: GPA 0..3 GiB, the rest from 4 GiB. */
 	struct ept ept;
-	hpa_t *ram_2m;                   /* backing of each 2 MiB, index gpa >> 21; {0} = hole */
+	hpa_t *ram_2m;                   /* backing of each 2 MiB, index gpa >> 21; {0} = hole; | RAM_COLD (guest_mem.c) */
 	u64 ram_2m_count;                /* entries in ram_2m */
 	u64 ram_bytes;
 	u64 disk_base[CONFIG_MAX_DISKS]; /* RAM disks: pages above the RAM that move with it, but are in no EPT */

@@ -117,6 +117,44 @@ static void guest_memory_is_bounded(void **state)
 	vm_destroy(vm);
 }
 
+/* Memory is cleared piece by piece, when it is first touched. */
+static void guest_memory_is_cold_at_first(void **state)
+{
+	struct vm *vm = make(4);
+	const u8 *page = guest_page(vm, 0);
+	u64 generation = vm->ept_generation;
+	u8 junk[16];
+
+	memset(hpa_ptr(hpa(vm->ram_2m[1].v & ~1ull)), 0xa5, PAGE_2M); /* of the guest that had it before */
+	assert_int_equal(ept_lookup(&vm->ept, gpa(0)).v, 0);
+	assert_int_equal(page[4095], 0);
+	assert_int_equal(guest_read(vm, gpa(2 * MIB - 8), junk, 16), 0);
+	assert_int_equal(junk[15], 0);
+	assert_int_equal(ept_lookup(&vm->ept, gpa(2 * MIB)).v, 0);
+	/* Written by us; touched by the guest, twice, as two vCPUs may. */
+	assert_int_equal(guest_write(vm, gpa(0), "a", 1), 0);
+	assert_int_equal(ept_lookup(&vm->ept, gpa(0)).v, vm->ram_2m[0].v);
+	assert_true(guest_mem_touch(vm, gpa(3 * MIB)));
+	assert_true(guest_mem_touch(vm, gpa(3 * MIB)));
+	assert_false(guest_mem_touch(vm, gpa(4 * MIB)));
+	assert_int_equal(ept_lookup(&vm->ept, gpa(2 * MIB)).v, vm->ram_2m[1].v);
+	assert_memory_equal(guest_page(vm, 512 + 511), page, PAGE_SIZE);
+	/* A reset takes it away again. */
+	guest_mem_clear(vm);
+	assert_int_not_equal(vm->ept_generation, generation);
+	assert_int_equal(ept_lookup(&vm->ept, gpa(0)).v, 0);
+	assert_int_equal(*(const u8 *)guest_page(vm, 0), 0);
+	/* In a move it stays, and the log knows. */
+	assert_int_equal(guest_write(vm, gpa(0), "a", 1), 0);
+	assert_int_equal(dirty_start(vm), 0);
+	guest_mem_clear(vm);
+	assert_int_equal(*(const u8 *)guest_page(vm, 0), 0);
+	u64 bitmap[16] = { 0 };
+
+	assert_int_equal(dirty_harvest(vm, bitmap), 512);
+	vm_destroy(vm);
+}
+
 static void dirty_log_sees_our_writes_and_the_guests(void **state)
 {
 	struct vm *vm = make(4);
@@ -134,7 +172,9 @@ static void dirty_log_sees_our_writes_and_the_guests(void **state)
 	assert_int_not_equal(vm->ept_generation, generation); /* or the CPU would not set D again */
 	assert_int_equal(bitmap[0], 3 << 4);
 	assert_int_equal(dirty_harvest(vm, bitmap), 0);
-	/* The guest's: D in the leaf, A above it. */
+	/* The guest's: D in the leaf, A above it. What it touches now for the first time is mapped in small pages. */
+	assert_true(guest_mem_touch(vm, gpa(2 * MIB)));
+	assert_int_equal(dirty_harvest(vm, bitmap), 0);
 	pt = hpa_ptr(hpa(vm->ept.root[0] & ~0xfffull));
 	pt = hpa_ptr(hpa(pt[0] & 0x000ffffffffff000ull));
 	pt[1] |= BIT(8);
@@ -376,7 +416,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(memory_comes_back), cmocka_unit_test(names_are_unique),
 		cmocka_unit_test(places_of_moved_guests_are_reused),
-		cmocka_unit_test(guest_memory_is_bounded), cmocka_unit_test(dirty_log_sees_our_writes_and_the_guests),
+		cmocka_unit_test(guest_memory_is_bounded), cmocka_unit_test(guest_memory_is_cold_at_first), cmocka_unit_test(dirty_log_sees_our_writes_and_the_guests),
 		cmocka_unit_test(clock_stands_still_while_paused), cmocka_unit_test(only_the_owner_runs_it),
 		cmocka_unit_test(the_guest_asks_and_the_scheduler_does), cmocka_unit_test(resets_are_rationed),
 		cmocka_unit_test(vcpu_state_survives_hardware),
