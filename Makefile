@@ -26,7 +26,7 @@ test: deps
 soak: deps
 	@$(MAKE) --no-print-directory -j2 all debian-guest
 	@tools/bench/runner.py -k '^($(SOAK_TESTS))$$'
-SOAK_TESTS := debian_moves|debian_soak|debian_stress|debian_disk_faults|debian_disk_faults_tls|debian_power_cut|disks_move
+SOAK_TESTS := debian_soak|debian_stress|debian_disk_faults|debian_disk_faults_tls|debian_power_cut
 bench: deps
 	@$(MAKE) --no-print-directory -j2 all
 	tools/bench/measure.py

@@ -94,6 +94,9 @@ def disks_move(run):
     finally:
         stop.set()
         killer.join()
+        for server in (plain, secure):  # a server ends with the thread that started it
+            server.kill()
+            server.start()
     print("moves among dying servers:", *ends)
     goes_on(pair)
 
