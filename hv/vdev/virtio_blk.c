@@ -14,6 +14,7 @@
 #define SEG_MAX (QUEUE_SIZE - 2u)                       /* ... and so many: less than BLK_MAX_BYTES in all */
 _Static_assert(SIZE_MAX_BYTES * SEG_MAX <= BLK_MAX_BYTES, "a back end takes what the driver may ask for");
 #define TURN_REQUESTS 128u
+#define TURN_BYTES (8u << 20) /* a RAM disk does it at once, and meanwhile nobody else is served */
 #define ID_BYTES 20u
 
 #define F_SIZE_MAX BIT(1)
@@ -275,10 +276,12 @@ static void redo(struct virtio_blk *b)
 
 static bool take(struct virtio_blk *b)
 {
+	u64 bytes = 0;
+
 	for (unsigned n = 0; b->s.n_taken < BLK_MAX_REQUESTS; n++) {
 		struct request *r;
 
-		if (n == TURN_REQUESTS)
+		if (n == TURN_REQUESTS || bytes >= TURN_BYTES)
 			return true;
 		r = request_new(b);
 		if (!r)
@@ -289,6 +292,7 @@ static bool take(struct virtio_blk *b)
 		}
 		b->s.taken[b->s.n_taken++] = r->chain.head;
 		start(b, r);
+		bytes += r->req.bytes;
 	}
 	return false;
 }

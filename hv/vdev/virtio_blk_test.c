@@ -299,6 +299,24 @@ static void test_asynchronous(void **state)
 	drop();
 }
 
+/* A guest that has its RAM disk cleared again and again gets turns, as everybody else. */
+static void test_turn(void **state)
+{
+	struct { u64 sector; u32 sectors, flags; } all = { 0, DISK_BYTES / 512, 0 };
+	unsigned first;
+
+	make(DISK_RAM, false);
+	poke(DATA, &all, sizeof(all));
+	for (unsigned n = 0; n < 20; n++)
+		request(n, 13, 0, DATA, sizeof(all), false);
+	assert_true(vm_service(vm));
+	first = used();
+	assert_in_range(first, 1, 10);
+	virtio_fake_service(vm);
+	assert_int_equal(first + used(), 20);
+	drop();
+}
+
 /* More than it takes at a time: the rest waits in the ring. */
 static void test_full(void **state)
 {
@@ -471,7 +489,7 @@ int main(void)
 		cmocka_unit_test(test_ram_disk), cmocka_unit_test(test_limits), cmocka_unit_test(test_read_only),
 		cmocka_unit_test(test_hostile), cmocka_unit_test(test_asynchronous), cmocka_unit_test(test_full),
 		cmocka_unit_test(test_drain_and_load), cmocka_unit_test(test_bad_state), cmocka_unit_test(test_reset),
-		cmocka_unit_test(test_write_through), cmocka_unit_test(test_known),
+		cmocka_unit_test(test_write_through), cmocka_unit_test(test_turn), cmocka_unit_test(test_known),
 	};
 
 	fake_memory(16u << 20);
