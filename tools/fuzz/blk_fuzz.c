@@ -5,30 +5,18 @@
 #include "hv/fake/fake.h"
 #include "hv/fake/virtio_fake.h"
 #include "hv/vm/blk.h"
+#include "tools/fuzz/input.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const u8 *data, size_t len);
 
-#define MUST(x) do { if (!(x)) abort(); } while (0)
 #define DISK_BASE 0x200000ull
 #define DISK_BYTES 0x40000u
-#define AROUND 16u /* pages beside the disk that must stay as they are */
+#define AROUND 4u /* pages beside the disk that must stay as they are */
 #define HEADS VIRTIO_FAKE_BUFFERS
 #define BUFFERS (VIRTIO_FAKE_BUFFERS + 0x1000)
 #define BUFFERS_END (VIRTIO_FAKE_BUFFERS + 0x21000)
-
-struct input { const u8 *p, *end; };
-
-static u64 take(struct input *in, unsigned bytes)
-{
-	u64 v = 0;
-
-	for (unsigned i = 0; i < bytes && in->p < in->end; i++)
-		v |= (u64)*in->p++ << 8 * i;
-	return v;
-}
 
 static void request(struct input *in, struct virtio_fake *d, unsigned n, u8 op)
 {
@@ -53,16 +41,13 @@ static void request(struct input *in, struct virtio_fake *d, unsigned n, u8 op)
 	virtio_fake_avail(d, 0, (u16)first);
 }
 
+static u8 mark[PAGE_SIZE];
+
 static bool unchanged(struct vm *vm, u64 from, u64 to)
 {
-	u8 buf[4096];
-
-	for (; from < to; from += sizeof(buf)) {
-		MUST(!guest_read(vm, gpa(from), buf, sizeof(buf)));
-		for (unsigned i = 0; i < sizeof(buf); i++)
-			if (buf[i] != 0xa5)
-				return false;
-	}
+	for (; from < to; from += PAGE_SIZE)
+		if (memcmp(guest_page(vm, from >> PAGE_SHIFT), mark, sizeof(mark)))
+			return false;
 	return true;
 }
 
@@ -86,10 +71,8 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t len)
 	vm->disk_base[0] = DISK_BASE;
 	vm->disks[0] = blk_open(vm, 0, &e);
 	MUST(vm->disks[0]);
+	memset(mark, 0xa5, sizeof(mark));
 	for (unsigned i = 0; i < AROUND; i++) {
-		u8 mark[PAGE_SIZE];
-
-		memset(mark, 0xa5, sizeof(mark));
 		MUST(!guest_write(vm, gpa(DISK_BASE - AROUND * PAGE_SIZE + i * PAGE_SIZE), mark, sizeof(mark)));
 		MUST(!guest_write(vm, gpa(DISK_BASE + DISK_BYTES + i * PAGE_SIZE), mark, sizeof(mark)));
 	}

@@ -9,9 +9,9 @@ FUZZ_SRCS_config := hv/config.c hv/vm/cpu_model.c hv/lib/err.c hv/lib/log.c hv/l
 FUZZERS := $(patsubst tools/fuzz/%_fuzz.c,%,$(wildcard tools/fuzz/*_fuzz.c))
 
 define FUZZ_RULE
-$(BUILD)/fuzz/$(1)_fuzz: tools/fuzz/$(1)_fuzz.c $$(FUZZ_SRCS_$(1))
+$(BUILD)/fuzz/$(1)_fuzz: tools/fuzz/$(1)_fuzz.c $$(FUZZ_SRCS_$(1)) $$(wildcard tools/fuzz/*.h) | $$(BUILD)/gen/dsdt_aml.h
 	@mkdir -p $$(@D)
-	@echo '  FUZZCC  $$@'; $$(FUZZ_CC) $$(FUZZ_CFLAGS) $$(FUZZ_CFLAGS_$(1)) $$(INIH_CFLAGS) $$^ -o $$@
+	@echo '  FUZZCC  $$@'; $$(FUZZ_CC) $$(FUZZ_CFLAGS) $$(FUZZ_CFLAGS_$(1)) $$(INIH_CFLAGS) $$(filter %.c,$$^) -o $$@
 fuzz-$(1): $(BUILD)/fuzz/$(1)_fuzz
 	@mkdir -p $(BUILD)/fuzz/corpus-$(1)
 	@echo '  FUZZ    $(1)'; cd $(BUILD)/fuzz && ./$(1)_fuzz -max_total_time=$$(FUZZ_SECONDS) -max_len=8192 -print_final_stats=1 \

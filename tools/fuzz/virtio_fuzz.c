@@ -9,22 +9,11 @@
 #include "hv/vm/blk.h"
 #include "hv/vm/bus.h"
 #include "net/vswitch.h"
+#include "tools/fuzz/virtio_input.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 int LLVMFuzzerTestOneInput(const u8 *data, size_t len);
-
-struct input { const u8 *p, *end; };
-
-static u64 take(struct input *in, unsigned bytes)
-{
-	u64 v = 0;
-
-	for (unsigned i = 0; i < bytes && in->p < in->end; i++)
-		v |= (u64)*in->p++ << 8 * i;
-	return v;
-}
 
 #define DISK_BYTES (1u << 20)
 static struct vdev *fuzz_devs[4];
@@ -104,47 +93,6 @@ static void send_frame(struct input *in, struct vm *vm)
 	vswitch_input(&neighbour, frame, len);
 }
 
-static void start(struct input *in, struct vm *vm, struct vdev *dev)
-{
-	static const u64 features[] = { 0, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VIRTIO_F_EVENT_IDX | VIRTIO_F_INDIRECT_DESC };
-	struct virtio_fake d;
-	u8 how = (u8)take(in, 1);
-
-	virtio_fake_config_write(vm, virtio_of(dev)->fn.slot, 0x10, 4,
-				 (u32)PCI_WINDOW + ((u32)virtio_of(dev)->fn.slot << 20));
-	virtio_fake_start(&d, dev, features[how & 3], (u16)(1 << (how >> 2 & 7)));
-	if (how & 0x20)
-		virtio_fake_msix(&d);
-	if (how & 0x40) /* one good request in each queue */
-		for (unsigned q = 0; q < virtio_type_of(d.vio)->n_queues; q++) {
-			virtio_fake_desc(&d, q, 0, VIRTIO_FAKE_BUFFERS, 64, how & 0x80 ? VQ_WRITE : 0, 0);
-			virtio_fake_avail(&d, q, 0);
-		}
-}
-
-/* Into the rings, mostly; a value that is small is more likely to be one that means something. */
-static void poke(struct input *in, struct vm *vm)
-{
-	u8 where = (u8)take(in, 1), word = (u8)take(in, 1), what = (u8)take(in, 1);
-	unsigned q = (where & 3) % 3;
-	u64 at = virtio_fake_ring(q) + (where >> 2 & 3) * 0x1000ull + word * 2ull, val;
-	unsigned size = 1u << (what & 3);
-
-	val = what & 4 ? take(in, size) : what >> 3;
-	if (guest_write(vm, gpa(at), &val, size))
-		abort();
-	/* What was written may be an index: let the available index of the queue be as if it went on by one, too. */
-	if (what & 0x80) {
-		u16 idx;
-
-		if (guest_read(vm, gpa(virtio_fake_ring(q) + 0x1002), &idx, 2))
-			abort();
-		idx++;
-		if (guest_write(vm, gpa(virtio_fake_ring(q) + 0x1002), &idx, 2))
-			abort();
-	}
-}
-
 static void step(struct input *in, struct vm *vm)
 {
 	u8 op = (u8)take(in, 1), pick = (u8)take(in, 1);
@@ -154,7 +102,7 @@ static void step(struct input *in, struct vm *vm)
 	unsigned size = 1u << (pick >> 2 & 3);
 
 	switch (op % 16) {
-	case 0: start(in, vm, dev); break;
+	case 0: input_start(in, vm, dev); break;
 	case 1: case 2:
 		at = take(in, 1);
 		if (op % 16 == 1)
@@ -169,7 +117,7 @@ static void step(struct input *in, struct vm *vm)
 	case 4:
 		virtio_fake_mmio_read(vm, fn->s->bar + (take(in, 2) & 0x7fff), size);
 		break;
-	case 5: case 6: poke(in, vm); break;
+	case 5: case 6: input_poke(in, vm); break;
 	case 7:
 		virtio_fake_mmio_write(vm, fn->s->bar + 0x3000 + 4 * (pick >> 4), 2, 0);
 		if (op & 0x80)
