@@ -8,7 +8,9 @@ import time
 import bench
 import lib
 from lib import conf, guest, until
+from pair import Pair, wait_until
 from runner import test
+import move
 
 
 class Chrony:
@@ -52,6 +54,43 @@ def host_time(run):
         assert got["servers"][1]["state"] == "unreachable", got
         text = op.godwit("time").stdout
         assert "synchronized, source" in text and "it does not answer" in text, text
+
+
+@test(timeout=600, cores=2)
+def wall_clock_moves(run):
+    """Both hosts were set by chrony. A guest that is frozen for more than a second is as right as before, there and back.
+
+    What its clock is compared with is its host's. Emulated hosts that cannot keep up with chrony would step again and again:
+    these are slow enough to keep up, and ask no more while the guest moves.
+    """
+    with Chrony(run) as chrony:
+        time_section = f"[time]\nservers={bench.BENCH_IP}:{chrony.port}\npoll=1024s\n"
+        options = {name: {"sync": "slowdown", "ips": 50_000_000} for name in "ab"}
+        pair = Pair(run, {"a": time_section + move.WEB, "b": time_section}, move.LINUX, options)
+
+        def error(at, tag):
+            """How far the guest's wall clock is from its host's, in seconds, and how well that is known."""
+            before = pair.q[at].call("query-time")["wall-us"]
+            pair.q[at].type("web", f"now {tag}\n")
+            real = float(pair.hosts[at].wait_for(rf"^web\| HB NOW {tag} real=(\S+)", timeout=30).group(1))
+            after = pair.q[at].call("query-time")["wall-us"]
+            return real - (before + after) / 2e6, (after - before) / 2e6
+
+        for name in "ab":
+            clock = wait_until(lambda q=pair.q[name]: (t := q.call("query-time"))["servers"][0]["reach"] >= 15 and t, "four answers", 120)
+            print(f"host {name}: offset {clock['offset-us']} us, dispersion {clock['dispersion-us']} us", flush=True)
+            assert clock["synchronized"], clock
+        pair.hosts["a"].wait_for(r"^web\| HB seq=5 ", timeout=200)
+        pair.q["a"].type("web", "dirtyset 12\n")
+        pair.q["a"].type("web", "dirty 32\n")
+        for at, to in ("ab", "ba"):
+            was, unsure = error(at, f"from-{at}")
+            info = pair.move("web", to, max_rounds=1, downtime_limit=30000, timeout=300)
+            now, unsure2 = error(to, f"on-{to}")
+            down = info["downtime-us"] / 1e6
+            print(f"{at} to {to}: down {down:.3f} s; off by {was:+.3f} s (+-{unsure:.3f}), then by {now:+.3f} (+-{unsure2:.3f})", flush=True)
+            assert down > 1 and abs(now - was) < down / 3, "the guest's clock lost the time of the freeze"
+        move.check_beats(pair)
 
 
 @test(timeout=120)
