@@ -36,7 +36,8 @@ enum { X_EXCEPTION = 0, X_TRIPLE_FAULT = 2, X_CPUID = 10, X_HLT = 12, X_VMCALL =
 
 static struct input in;
 static struct vm *vm;
-static unsigned exits_left;
+static unsigned exits_left, moves_left;
+static struct { u32 info; u64 rflags; } injected; /* at the last entry, and the flags that it found */
 static struct { bool there; unsigned port, size; bool write; u64 val; } next_io; /* the second half of a configuration access */
 
 /* --- what the fakes leave to us --- */
@@ -230,7 +231,16 @@ static int exit_other(struct vcpu *v)
 		static const u8 vectors[] = { VEC_DB, VEC_AC, VEC_NMI, VEC_DB };
 		u8 vector = vectors[take(&in, 1) & 3];
 
-		qual = take(&in, 2) & (DR6_BS | 15);
+		qual = take(&in, 2);
+		if (vector != VEC_NMI && qual & 0x10) { /* while something was being delivered */
+			bool ours = injected.info & INTR_VALID;
+
+			vmcs_write(VMCS_IDT_INFO, ours ? injected.info : (u32)INTR_VALID | INTR_SOFT_INT << 8 | 0x80);
+			vmcs_write(VMCS_IDT_ERROR, 0);
+			if (ours)
+				vmcs_write(VMCS_GUEST_RFLAGS, injected.rflags);
+		}
+		qual &= DR6_BS | 15;
 		vmcs_write(VMCS_EXIT_INTR_INFO, (u32)INTR_VALID | (vector == VEC_NMI ? INTR_NMI : INTR_HW_EXCEPTION) << 8 | vector |
 			   (vector == VEC_AC ? (u32)INTR_ERROR_CODE : 0));
 	} else {
@@ -268,6 +278,8 @@ static void deliver(struct vcpu *v)
 {
 	u32 info = vmcs_read(VMCS_ENTRY_INTR_INFO), block = vmcs_read(VMCS_GUEST_INTERRUPTIBILITY) & (u32)BLOCK_NMI;
 
+	injected.info = info;
+	injected.rflags = vmcs_read(VMCS_GUEST_RFLAGS);
 	vmcs_write(VMCS_IDT_INFO, 0);
 	vmcs_write(VMCS_ENTRY_INTR_INFO, 0);
 	vmcs_write(VMCS_GUEST_PENDING_DBG, 0);
@@ -362,8 +374,9 @@ static void send_frame(void)
 
 static void move(void)
 {
-	if (vm->state != RS_RUNNING || vm->attention)
+	if (vm->state != RS_RUNNING || vm->attention || !moves_left)
 		return;
+	moves_left--; /* they take longest */
 	mig_self(vm);
 	if (vm_is_dead(vm)) {
 		fprintf(stderr, "%s\n", vm->reason);
@@ -456,6 +469,7 @@ static void make(void)
 	fake_tsc_now = 1000;
 	entropy = 0;
 	next_io.there = false;
+	moves_left = 8;
 	vm = vm_define(&c, &e);
 	MUST(vm && !vm_start(vm, &e));
 	enter_long_mode();
