@@ -10,7 +10,6 @@
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
 
-#define APIC_LVT_MASKED BIT(16)
 #define ICR_INIT_ALL_BUT_SELF 0x000c4500 /* INIT, assert, edge, shorthand "all excluding self" */
 
 static struct host_caps caps;

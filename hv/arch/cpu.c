@@ -129,10 +129,8 @@ void cpu_init_state(const struct host_caps *caps)
 	if (f7.ecx & BIT(2))
 		cr4 |= CR4_UMIP;
 	write_cr4(cr4);
-	if (cr4 & CR4_OSXSAVE) {
+	if (cr4 & CR4_OSXSAVE)
 		xsetbv(0, caps->xcr0);
-		this_cpu()->host_xcr0 = caps->xcr0;
-	}
 	__asm__ volatile("fninit");
 }
 
@@ -144,7 +142,6 @@ void cpu_init_state(const struct host_caps *caps)
 #define APIC_ICR 0x300
 #define APIC_ICR_HIGH 0x310
 #define APIC_LVT_TIMER 0x320
-#define APIC_LVT_MASKED BIT(16)
 #define APIC_TIMER_TSC_DEADLINE (2u << 17)
 #define ICR_PENDING BIT(12)
 
@@ -157,7 +154,7 @@ u32 cpu_apic_read(u32 offset)
 	return mmio_read32((const void *)(uintptr_t)((base & ~0xfffull & (BIT(52) - 1)) + offset));
 }
 
-void cpu_apic_write(u32 offset, u32 val)
+static void apic_write(u32 offset, u32 val)
 {
 	u64 base = rdmsr(MSR_IA32_APIC_BASE);
 
@@ -165,6 +162,11 @@ void cpu_apic_write(u32 offset, u32 val)
 		wrmsr(MSR_X2APIC_BASE + (offset >> 4), val);
 	else
 		mmio_write32((void *)(uintptr_t)((base & ~0xfffull & (BIT(52) - 1)) + offset), val);
+}
+
+void cpu_apic_eoi(void)
+{
+	apic_write(APIC_EOI, 0);
 }
 
 void cpu_send_ipi(u32 apic_id, u32 icr)
@@ -175,8 +177,8 @@ void cpu_send_ipi(u32 apic_id, u32 icr)
 		wrmsr(MSR_X2APIC_BASE + (APIC_ICR >> 4), (u64)apic_id << 32 | icr);
 		return;
 	}
-	cpu_apic_write(APIC_ICR_HIGH, apic_id << 24);
-	cpu_apic_write(APIC_ICR, icr);
+	apic_write(APIC_ICR_HIGH, apic_id << 24);
+	apic_write(APIC_ICR, icr);
 	for (u32 i = 0; i < 100000 && cpu_apic_read(APIC_ICR) & ICR_PENDING; i++)
 		cpu_pause();
 }
@@ -187,13 +189,13 @@ void cpu_apic_init(void)
 
 	if (!(base & APIC_BASE_ENABLE))
 		wrmsr(MSR_IA32_APIC_BASE, base | APIC_BASE_ENABLE);
-	cpu_apic_write(APIC_SVR, 0x100 | VEC_SPURIOUS); /* enabled */
-	cpu_apic_write(APIC_TPR, 0);
-	cpu_apic_write(APIC_LVT_TIMER, host_caps()->tsc_deadline ? APIC_TIMER_TSC_DEADLINE | VEC_TIMER : APIC_LVT_MASKED | 0xff);
+	apic_write(APIC_SVR, 0x100 | VEC_SPURIOUS); /* enabled */
+	apic_write(APIC_TPR, 0);
+	apic_write(APIC_LVT_TIMER, host_caps()->tsc_deadline ? APIC_TIMER_TSC_DEADLINE | VEC_TIMER : APIC_LVT_MASKED | 0xff);
 	/* What was in service when interrupts went off would block others for ever. */
 	for (u32 i = 0; i < 8; i++)
 		while (cpu_apic_read(APIC_ISR + 16 * i))
-			cpu_apic_write(APIC_EOI, 0);
+			cpu_apic_eoi();
 	base = cpu_apic_read(APIC_ID);
 	this_cpu()->apic_id = rdmsr(MSR_IA32_APIC_BASE) & APIC_BASE_X2APIC ? base : base >> 24;
 }

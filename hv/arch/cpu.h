@@ -78,7 +78,8 @@ u64 cpu_tss_base(void);
 u64 cpu_main_stack_top(void);
 /* The LAPIC of this CPU in whatever mode firmware left it: register offset as in xAPIC MMIO (0x20, 0x80, ...). */
 u32 cpu_apic_read(u32 offset);
-void cpu_apic_write(u32 offset, u32 val);
+/* The interrupt in service is done. */
+void cpu_apic_eoi(void);
 
 /* A machine check while a guest ran is reported like one in the hypervisor, and ends like it: this host stops. */
 void cpu_machine_check(void);

@@ -19,7 +19,6 @@
 #define RAM (PTE_P | PTE_W | PTE_A | PTE_D | PTE_NX)
 /* PAT entry 3 (PCD and PWT): UC, whatever the MTRRs say. */
 #define MMIO (RAM | PTE_PCD | PTE_PWT)
-#define PAT_RESET 0x0007040600070406ull
 #define MAP_END BIT(47) /* canonical lower half of 4-level paging */
 
 extern const u8 ImageBase[], _text[], _etext[], _erodata[], _end[];

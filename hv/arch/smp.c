@@ -105,7 +105,7 @@ static bool tsc_same(struct cpu *c)
 static __noreturn void ap_entry(struct cpu *c)
 {
 	cpu_load(c);
-	wrmsr(MSR_IA32_PAT, 0x0007040600070406ull);
+	wrmsr(MSR_IA32_PAT, PAT_RESET);
 	cpu_init_state(host_caps());
 	cpu_apic_init();
 	talk_answer();

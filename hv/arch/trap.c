@@ -81,7 +81,7 @@ void trap_handle(struct trap_frame *f)
 	if (f->vector >= 32) {
 		/* The end of a sleep; or a source that firmware left on and nobody masks, which is no reason to stop. */
 		if (f->vector != VEC_SPURIOUS)
-			cpu_apic_write(0xb0, 0); /* EOI */
+			cpu_apic_eoi();
 		f->rip += f->rip == (uintptr_t)cpu_sleep_hlt; /* it was to end that sleep */
 		return;
 	}

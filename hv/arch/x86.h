@@ -130,6 +130,8 @@ enum {
 	MSR_IA32_KERNEL_GS_BASE = 0xc0000102,
 	MSR_IA32_TSC_AUX = 0xc0000103,
 };
+#define PAT_RESET 0x0007040600070406ull /* IA32_PAT after power-on */
+#define APIC_LVT_MASKED BIT(16)         /* in the entries of the local APIC's vector table and of the I/O APIC */
 #define FEATURE_CONTROL_LOCK BIT(0)
 #define FEATURE_CONTROL_VMX_OUTSIDE_SMX BIT(2)
 #define APIC_BASE_BSP BIT(8)

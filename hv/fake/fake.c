@@ -114,7 +114,7 @@ __attribute__((weak)) void vm_hold(struct vm *vm) { vm->hold++; }
 __attribute__((weak)) void vm_unhold(struct vm *vm) { vm->hold--; }
 void sched_self_migrate(struct vm *vm) { }
 u32 cpu_apic_read(u32 offset) { return 0; }
-void cpu_apic_write(u32 offset, u32 val) { }
+void cpu_apic_eoi(void) { }
 
 /* --- FPU: the image stays in memory; XCR0 as a CPU with AVX-512 would have it --- */
 #define FAKE_XCR0 0xe7ull

@@ -115,7 +115,7 @@ static enum vmexit_ret x_exception(struct vcpu *v, const struct vmexit *x)
 /* No device of the host interrupts; whatever does is acknowledged (the exit did that) and ended. */
 static enum vmexit_ret x_ext_int(struct vcpu *v, const struct vmexit *x)
 {
-	cpu_apic_write(0xb0, 0);
+	cpu_apic_eoi();
 	return VMEXIT_RESUME;
 }
 

@@ -10,7 +10,6 @@
 #define MTRRCAP 0x508 /* 8 variable ranges, fixed ranges, write-combining */
 #define MISC_ENABLE_RESET (BIT(0) | BIT(11) | BIT(12)) /* fast strings; no BTS, no PEBS */
 #define MISC_ENABLE_WRITABLE BIT(0)
-#define PAT_RESET 0x0007040600070406ull
 #define DEBUGCTL_LBR BIT(0)
 #define MTRR_FIXED_COUNT 11
 

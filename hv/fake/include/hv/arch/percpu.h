@@ -10,8 +10,8 @@ struct vcpu;
 struct cpu {
 	struct cpu *self;
 	u32 id, apic_id;
-	u64 stack_low, stack_top, host_xcr0, nmi_count;
-	bool started, idle, vmx_on;
+	u64 stack_low, stack_top, nmi_count;
+	bool started, idle;
 	void *vmxon;
 	struct vcpu *current, *running, *fpu_owner;
 };
