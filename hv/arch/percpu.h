@@ -29,7 +29,6 @@ struct cpu {
 	u64 nmi_count;          /* NMIs taken in root operation */
 	bool started;
 	bool idle;              /* in cpu_sleep(), or about to be: an IPI wakes it */
-	bool vmx_on;
 	void *vmxon;            /* VMXON region */
 	struct vcpu *current;   /* whose VMCS, MSRs, CR2 and debug registers are in the hardware */
 	struct vcpu *running;   /* in vcpu_run() */

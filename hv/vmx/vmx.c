@@ -99,7 +99,6 @@ int vmx_on(struct error *e)
 		return error_set(e, E_UNSUPPORTED,
 				 "VMXON failed although the CPU reports VMX; another hypervisor may hold it, or the firmware "
 				 "locked it off: switch on Intel Virtualization Technology (VT-x) in the firmware set-up");
-	c->vmx_on = true;
 	cpu_kick_hook = expire_preemption_timer;
 	return 0;
 }
