@@ -23,7 +23,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 mkdir -p "$1"
 dir=$(cd "$1" && pwd)
 
-want=$(cat "$here"/* | sha256sum | cut -c1-16)
+want=$(cat "$here"/* "$here/../linux/common.h" | sha256sum | cut -c1-16)
 if [ "$(cat "$dir/stamp" 2>/dev/null)" = "$want" ]; then
 	say "$dir is there"
 	exit 0

@@ -27,7 +27,6 @@
 #include <netinet/tcp.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,46 +37,16 @@
 #include <time.h>
 #include <unistd.h>
 
-typedef unsigned long long u64; /* so that %llu needs no casts */
+#include "../linux/common.h"
 
-#define NS 1000000000ull
 #define LAP 65521u /* bytes; a prime, so that no page, segment or block is ever where it was in another lap */
 #define DATABASE "/var/lib/test.db"
 
 static char cmdline[4096];
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* console, and the counters below */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* the counters below */
 static pthread_cond_t acknowledged = PTHREAD_COND_INITIALIZER;
 static u64 bad, streamed, requests, last_tx;
 static int counting; /* last_tx is known */
-
-static void write_all(int fd, const char *p, size_t n)
-{
-	while (n > 0) {
-		ssize_t w = write(fd, p, n);
-
-		if (w < 0 && errno != EINTR)
-			return;
-		if (w > 0)
-			p += w, n -= w;
-	}
-}
-
-__attribute__((format(printf, 1, 2))) static void say(const char *fmt, ...)
-{
-	char line[600];
-	va_list ap;
-	int n;
-
-	va_start(ap, fmt);
-	n = vsnprintf(line, sizeof(line) - 1, fmt, ap);
-	va_end(ap);
-	if (n > (int)sizeof(line) - 2)
-		n = sizeof(line) - 2;
-	line[n++] = '\n';
-	pthread_mutex_lock(&lock);
-	write_all(1, line, n);
-	pthread_mutex_unlock(&lock);
-}
 
 static void add(u64 *counter, u64 n)
 {
@@ -86,29 +55,12 @@ static void add(u64 *counter, u64 n)
 	pthread_mutex_unlock(&lock);
 }
 
-static u64 clock_ns(clockid_t id)
-{
-	struct timespec ts;
-
-	clock_gettime(id, &ts);
-	return ts.tv_sec * NS + ts.tv_nsec;
-}
-
 static void sleep_ns(u64 ns)
 {
 	struct timespec ts = { ns / NS, ns % NS };
 
 	while (nanosleep(&ts, &ts) && errno == EINTR)
 		;
-}
-
-static u64 mix(u64 x)
-{
-	x ^= x >> 30;
-	x *= 0xbf58476d1ce4e5b9ull;
-	x ^= x >> 27;
-	x *= 0x94d049bb133111ebull;
-	return x ^ x >> 31;
 }
 
 static void start(void *(*run)(void *), void *arg)

@@ -25,7 +25,6 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,6 +38,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common.h"
+
 /* linux/futex.h and linux/membarrier.h, which musl's compiler has not. */
 #define FUTEX_WAIT_PRIVATE 128
 #define FUTEX_WAKE_PRIVATE 129
@@ -48,10 +49,8 @@
 #define PAGE 4096u
 #define PAGE_WORDS (PAGE / 8)
 #define MIB_PAGES 256u
-#define NS 1000000000ull
 #define SLICE_NS 10000000ull /* while dirtying, wake this often: keeps the rate even */
 
-typedef unsigned long long u64; /* so that %llu needs no casts */
 typedef uint32_t u32;
 
 struct setting {
@@ -94,46 +93,6 @@ static u64 seq, fails, gap_max, gap_seq, wakes, dirty_total;
 static u64 start_mono, start_tsc, last_mono, last_tsc;
 static pid_t shell;
 static int had_shell;
-
-/* One write() per line, so that nothing gets in between. */
-__attribute__((format(printf, 1, 2))) static void say(const char *fmt, ...)
-{
-	char line[400];
-	va_list ap;
-	int n;
-
-	va_start(ap, fmt);
-	n = vsnprintf(line, sizeof(line) - 1, fmt, ap);
-	va_end(ap);
-	if (n > (int)sizeof(line) - 2)
-		n = sizeof(line) - 2;
-	line[n++] = '\n';
-	for (char *p = line; n > 0;) {
-		ssize_t w = write(1, p, n);
-
-		if (w < 0 && errno != EINTR)
-			break;
-		if (w > 0)
-			p += w, n -= w;
-	}
-}
-
-static u64 mix(u64 x)
-{
-	x ^= x >> 30;
-	x *= 0xbf58476d1ce4e5b9ull;
-	x ^= x >> 27;
-	x *= 0x94d049bb133111ebull;
-	return x ^ x >> 31;
-}
-
-static u64 clock_ns(clockid_t id)
-{
-	struct timespec ts;
-
-	clock_gettime(id, &ts);
-	return ts.tv_sec * NS + ts.tv_nsec;
-}
 
 static u64 rdtsc(void)
 {

@@ -120,6 +120,18 @@ void vdev_fake_mmio_write(struct vm *vm, u64 at, u32 val)
 	vdev_fake_access(vm->mmio, vm->n_mmio, at, 4, true, val);
 }
 
+unsigned vdev_fake_interrupt(struct vm *vm)
+{
+	struct vdev *lapic = vcpu_lapic(vm->vcpus[0]);
+	int v = lapic_pending(lapic);
+
+	if (v < 0)
+		return 0;
+	lapic_ack(lapic, (u8)v);
+	lapic_mmio_write(lapic, 0xb0, 0);
+	return (unsigned)v;
+}
+
 void *vdev_fake_state(struct vdev *dev)
 {
 	return (char *)dev + dev->type->state_offset;

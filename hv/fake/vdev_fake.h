@@ -22,5 +22,7 @@ void vdev_fake_out(struct vm *vm, u16 port, unsigned size, u32 val);
 /* 32-bit MMIO access through the bus. */
 u32 vdev_fake_mmio_read(struct vm *vm, u64 at);
 void vdev_fake_mmio_write(struct vm *vm, u64 at, u32 val);
+/* Takes the pending interrupt of highest priority from vCPU 0's local APIC, with its EOI: the vector, or 0. */
+unsigned vdev_fake_interrupt(struct vm *vm);
 /* The migratable state of a device. */
 void *vdev_fake_state(struct vdev *dev);

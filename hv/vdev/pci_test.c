@@ -114,17 +114,6 @@ static void test_bar(void **unused)
 	assert_int_equal(virtio_fake_mmio_read(vm, rd(BAR, 4) + 18, 2), 1);
 }
 
-static unsigned pending(void)
-{
-	int v = lapic_pending(vcpu_lapic(vm->vcpus[0]));
-
-	if (v < 0)
-		return 0;
-	lapic_ack(vcpu_lapic(vm->vcpus[0]), (u8)v);
-	lapic_mmio_write(vcpu_lapic(vm->vcpus[0]), 0xb0, 0);
-	return (unsigned)v;
-}
-
 static void test_msix(void **unused)
 {
 	struct pci_fn *fn = &virtio_of(con)->fn;
@@ -141,36 +130,36 @@ static void test_msix(void **unused)
 	assert_int_equal(virtio_fake_mmio_read(vm, table + 16, 8), 0xfee00000);
 	assert_int_equal(virtio_fake_mmio_read(vm, table + 24, 8), 0x41);
 	pci_msix_send(fn, 1);
-	assert_int_equal(pending(), 0x41);
+	assert_int_equal(vdev_fake_interrupt(vm), 0x41);
 	pci_msix_send(fn, 3);
 	pci_msix_send(fn, PCI_NO_VECTOR);
-	assert_int_equal(pending(), 0);
+	assert_int_equal(vdev_fake_interrupt(vm), 0);
 	/* Masked by vector: pending until unmasked, once. */
 	virtio_fake_mmio_write(vm, table + 16 + 12, 4, 1);
 	pci_msix_send(fn, 1);
 	pci_msix_send(fn, 1);
-	assert_int_equal(pending(), 0);
+	assert_int_equal(vdev_fake_interrupt(vm), 0);
 	assert_int_equal(virtio_fake_mmio_read(vm, pba, 8), 2);
 	virtio_fake_mmio_write(vm, pba, 4, 0); /* read-only */
 	virtio_fake_mmio_write(vm, table + 16 + 8, 4, 0x77); /* the data may change meanwhile */
 	virtio_fake_mmio_write(vm, table + 16 + 12, 4, 0);
-	assert_int_equal(pending(), 0x77);
-	assert_int_equal(pending(), 0);
+	assert_int_equal(vdev_fake_interrupt(vm), 0x77);
+	assert_int_equal(vdev_fake_interrupt(vm), 0);
 	assert_int_equal(virtio_fake_mmio_read(vm, pba, 4), 0);
 	/* Masked as a whole; not without bus mastering. */
 	wr(MSIX + 2, 2, 0xc000);
 	assert_int_equal(rd(MSIX + 2, 2), 0xc002);
 	pci_msix_send(fn, 2);
 	pci_msix_send(fn, 0);
-	assert_int_equal(pending(), 0);
+	assert_int_equal(vdev_fake_interrupt(vm), 0);
 	wr(COMMAND, 2, 2);
 	wr(MSIX + 2, 2, 0x8000);
 	pci_msix_send(fn, 1);
 	assert_int_equal(virtio_fake_mmio_read(vm, pba, 4), 2); /* the others went with the mask */
-	assert_int_equal(pending(), 0x42);
-	assert_int_equal(pending(), 0x40);
+	assert_int_equal(vdev_fake_interrupt(vm), 0x42);
+	assert_int_equal(vdev_fake_interrupt(vm), 0x40);
 	wr(COMMAND, 2, 6);
-	assert_int_equal(pending(), 0x77);
+	assert_int_equal(vdev_fake_interrupt(vm), 0x77);
 	/* Not to an APIC; delivery modes and vectors that no message has. */
 	virtio_fake_mmio_write(vm, table, 4, 0x1000);
 	pci_msix_send(fn, 0);
@@ -184,13 +173,13 @@ static void test_msix(void **unused)
 		}
 	virtio_fake_mmio_write(vm, table + 8, 4, 15);
 	pci_msix_send(fn, 0);
-	assert_int_equal(pending(), 0);
+	assert_int_equal(vdev_fake_interrupt(vm), 0);
 	/* Broadcast, in x2APIC mode too. */
 	virtio_fake_mmio_write(vm, table + 8, 4, 0x61);
 	virtio_fake_mmio_write(vm, table, 4, 0xfeeff003);
 	assert_int_equal(virtio_fake_mmio_read(vm, table, 4), 0xfeeff000);
 	pci_msix_send(fn, 0);
-	assert_int_equal(pending(), 0x61);
+	assert_int_equal(vdev_fake_interrupt(vm), 0x61);
 	/* Odd accesses are ignored; so is what lies behind the table. */
 	virtio_fake_mmio_write(vm, table + 1, 2, 0x1234);
 	virtio_fake_mmio_write(vm, table + 2, 4, 0x12345678);
@@ -206,10 +195,10 @@ static bool pin(unsigned n)
 {
 	vdev_fake_mmio_write(vm, 0xfec00000, 0x10 + 2 * n);
 	vdev_fake_mmio_write(vm, 0xfec00010, 0x8000 | (0x50 + n)); /* level */
-	bool up = pending() == 0x50 + n;
+	bool up = vdev_fake_interrupt(vm) == 0x50 + n;
 
 	vdev_fake_mmio_write(vm, 0xfec00010, 0x10000);
-	while (pending())
+	while (vdev_fake_interrupt(vm))
 		;
 	return up;
 }

@@ -48,17 +48,6 @@ static void put16(u64 at, u16 v)
 	assert_int_equal(guest_write(vm, gpa(at), &v, 2), 0);
 }
 
-static unsigned pending(void)
-{
-	int v = lapic_pending(vcpu_lapic(vm->vcpus[0]));
-
-	if (v < 0)
-		return 0;
-	lapic_ack(vcpu_lapic(vm->vcpus[0]), (u8)v);
-	lapic_mmio_write(vcpu_lapic(vm->vcpus[0]), 0xb0, 0);
-	return (unsigned)v;
-}
-
 static void test_capabilities(void **unused)
 {
 	unsigned at = virtio_fake_config_read(vm, VIRTIO_SLOT_RNG, 0x34, 1), seen = 0, found[6] = { 0 };
@@ -494,22 +483,22 @@ static void test_interrupts(void **unused)
 		virtio_fake_avail(&drv, 1, 0);
 	assert_int_equal(pop(), 1);
 	virtq_interrupt(vio, 1);
-	assert_int_equal(pending(), 0); /* nothing was pushed */
+	assert_int_equal(vdev_fake_interrupt(vm), 0); /* nothing was pushed */
 	virtq_push(vio, 1, 0, 0);
 	virtq_interrupt(vio, 1);
-	assert_int_equal(pending(), 0x41);
+	assert_int_equal(vdev_fake_interrupt(vm), 0x41);
 	virtq_interrupt(vio, 1);
-	assert_int_equal(pending(), 0);
+	assert_int_equal(vdev_fake_interrupt(vm), 0);
 	put16(virtio_fake_ring(1) + 0x1000, 1);
 	virtq_push(vio, 1, 0, 0);
 	virtq_interrupt(vio, 1);
-	assert_int_equal(pending(), 0);
+	assert_int_equal(vdev_fake_interrupt(vm), 0);
 	put16(virtio_fake_ring(1) + 0x1000, 0);
 	virtq_push(vio, 1, 0, 0);
 	virtq_interrupt(vio, 1);
-	assert_int_equal(pending(), 0x41);
+	assert_int_equal(vdev_fake_interrupt(vm), 0x41);
 	virtio_config_changed(vio);
-	assert_int_equal(pending(), 0x42);
+	assert_int_equal(vdev_fake_interrupt(vm), 0x42);
 	assert_int_equal(rd(21, 1), 1);
 	/* Notifications by flag. */
 	virtq_want_notify(vio, 1, false);
@@ -527,16 +516,16 @@ static void test_interrupts(void **unused)
 	for (unsigned i = 0; i < 6; i++) {
 		virtq_push(vio, 1, 0, 0);
 		virtq_interrupt(vio, 1);
-		assert_int_equal(pending(), i == 2 ? 0x41 : 0);
+		assert_int_equal(vdev_fake_interrupt(vm), i == 2 ? 0x41 : 0);
 	}
 	put16(virtio_fake_ring(1) + 0x1004 + 2 * N, 8);
 	for (unsigned i = 0; i < 5; i++)
 		virtq_push(vio, 1, 0, 0);
 	virtq_interrupt(vio, 1); /* once for all */
-	assert_int_equal(pending(), 0x41);
+	assert_int_equal(vdev_fake_interrupt(vm), 0x41);
 	virtq_push(vio, 1, 0, 0);
 	virtq_interrupt(vio, 1);
-	assert_int_equal(pending(), 0);
+	assert_int_equal(vdev_fake_interrupt(vm), 0);
 	virtio_fake_avail(&drv, 1, 0);
 	assert_int_equal(pop(), 1);
 	assert_int_equal(get16(virtio_fake_ring(1) + 0x2004 + 8 * N), 0);
@@ -558,9 +547,9 @@ static void test_interrupts(void **unused)
 	restart(0);
 	virtio_fake_msix(&drv);
 	assert_int_equal(virtio_broken(vio, "test"), -E_PROTO);
-	assert_int_equal(pending(), 0x42);
+	assert_int_equal(vdev_fake_interrupt(vm), 0x42);
 	virtio_broken(vio, "test");
-	assert_int_equal(pending(), 0);
+	assert_int_equal(vdev_fake_interrupt(vm), 0);
 }
 
 static void test_rng_limits(void **unused)
