@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Godwit's NBD client (build/tests/nbd_real) against unmodified nbdkit, qemu-nbd and nbd-server: plain, with TLS, and with
-the server killed and restarted under load. NBD_SECONDS (default 2): how long each works."""
+"""Godwit's NBD client (build/tests/nbd_real) against unmodified nbdkit, qemu-nbd and nbd-server, side by side: plain, with
+TLS, and with the server killed and restarted under load. NBD_SECONDS (default 2): how long each works."""
+import concurrent.futures
 import os
 import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import unittest
 
@@ -23,17 +25,26 @@ class NbdTest(unittest.TestCase):
     def setUp(self):
         self.tmp = tempfile.TemporaryDirectory()
         self.dir = self.tmp.name
-        self.pki = pki.Pki(os.path.join(self.dir, "pki"))
+        self.pki, self.lock = pki.Pki(os.path.join(self.dir, "pki")), threading.Lock()
         self.identity = (self.pki.ca_crt, *self.pki.issue("a", "host", eku="serverAuth,clientAuth", san="DNS:a"))
         self.addCleanup(self.tmp.cleanup)
 
+    def side_by_side(self, check, *cases):
+        """check(*case) for all of them at once: most of their time is waiting."""
+        with concurrent.futures.ThreadPoolExecutor(len(cases)) as pool:
+            for case, future in [(case, pool.submit(check, *case)) for case in cases]:
+                with self.subTest(case):
+                    future.result()
+
     def serve(self, kind, **more):
-        image = os.path.join(self.dir, f"{kind}.img")
+        more.setdefault("name", f"{kind}{'-tls' if more.get('tls') else ''}")
+        image = os.path.join(self.dir, f"{more['name']}.img")
         with open(image, "wb") as f:
             f.truncate(24 << 20)
-        server = servers.NbdServer(kind, image, self.dir, address="127.0.0.1", **more).start()
+        with self.lock:  # of the CA
+            server = servers.NbdServer(kind, image, self.dir, address="127.0.0.1", **more)
         self.addCleanup(server.kill)
-        return server
+        return server.start()
 
     def client(self, server, *, export=servers.EXPORT, tls=None, seconds=SECONDS):
         return subprocess.Popen(
@@ -50,41 +61,42 @@ class NbdTest(unittest.TestCase):
         return out
 
     def test_plain(self):
-        for kind in servers.KINDS:
-            with self.subTest(kind):
-                self.end(self.client(self.serve(kind)))
+        self.side_by_side(lambda kind: self.end(self.client(self.serve(kind))), *((kind,) for kind in servers.KINDS))
 
     def test_tls(self):
-        for kind in servers.KINDS:
-            with self.subTest(kind):
-                self.end(self.client(self.serve(kind, tls=self.pki), tls=self.identity))
+        def check(kind):
+            self.end(self.client(self.serve(kind, tls=self.pki), tls=self.identity))
+
+        self.side_by_side(check, *((kind,) for kind in servers.KINDS))
 
     def test_killed_and_restarted(self):
-        for kind in servers.KINDS:
-            for tls in (None, self.pki):
-                with self.subTest(kind, tls=bool(tls)):
-                    server = self.serve(kind, tls=tls)
-                    client = self.client(server, tls=tls and self.identity, seconds=SECONDS + 2)
-                    self.assertIn("up", client.stdout.readline())
-                    for _ in range(3):
-                        time.sleep(0.5)
-                        server.kill()
-                        time.sleep(0.2)
-                        server.start()
-                    self.end(client, 4)
+        def check(kind, tls):
+            server = self.serve(kind, tls=tls)
+            client = self.client(server, tls=tls and self.identity, seconds=SECONDS + 2)
+            self.assertIn("up", client.stdout.readline())
+            for _ in range(3):
+                time.sleep(0.5)
+                server.kill()
+                time.sleep(0.2)
+                server.start()
+            self.end(client, 4)
+
+        self.side_by_side(check, *((kind, tls) for kind in servers.KINDS for tls in (None, self.pki)))
 
     def test_two_clients(self):
         """As in a move: the target is connected while the source works."""
-        for kind in servers.KINDS:
-            with self.subTest(kind):
-                server = self.serve(kind)
-                first = self.client(server)
-                self.assertIn("up", first.stdout.readline())
-                second = self.client(server, seconds=0)
-                self.assertIn("up", second.stdout.readline())
-                second.kill()
-                second.communicate()
-                self.end(first)
+
+        def check(kind):
+            server = self.serve(kind)
+            first = self.client(server)
+            self.assertIn("up", first.stdout.readline())
+            second = self.client(server, seconds=0)
+            self.assertIn("up", second.stdout.readline())
+            second.kill()
+            second.communicate()
+            self.end(first)
+
+        self.side_by_side(check, *((kind,) for kind in servers.KINDS))
 
     def refused(self, text, server, **more):
         client = self.client(server, **more)
@@ -108,7 +120,6 @@ class NbdTest(unittest.TestCase):
                 t.write(f.read())
         self.addCleanup(wrong.kill)
         self.refused("its certificate is not for this address", wrong.start(), tls=self.identity)
-
 
 
 if __name__ == "__main__":

@@ -165,7 +165,9 @@ class NbdServer:
         return os.path.join(self.dir, self.name + ".pid")
 
     def _group(self):
-        """Its process group."""
+        """Its process group; that of nbd-server, which daemonizes, is in its own file."""
+        if self.kind != "nbd-server":
+            return self.process.pid
         try:
             with open(self._pid_file(), encoding="ascii") as f:
                 return int(f.read())
