@@ -208,7 +208,7 @@ def kill_group(pid):
         pass
 
 
-def report(job, status, verbose):
+def report(job, status, cpu, verbose):
     """One progress line; on failure also the last lines of the test's logs."""
     seconds = time.monotonic() - job.started
     ok = status == 0 and not job.late
@@ -217,7 +217,7 @@ def report(job, status, verbose):
         why = f"  (over its {job.timeout} s)"
     elif os.WIFSIGNALED(status):
         why = f"  (signal {os.WTERMSIG(status)})"
-    print(f"{'PASS' if ok else 'FAIL'}  {job.name}  {seconds:.1f} s{why}", flush=True)
+    print(f"{'PASS' if ok else 'FAIL'}  {job.name}  {seconds:.1f} s  (CPU {cpu:.0f} s){why}", flush=True)
     if ok and not verbose:
         return ok
     logs = [n for n in sorted(os.listdir(job.dir)) if n.endswith(".log") and n != "test.log"]
@@ -248,12 +248,12 @@ def run_all(jobs, cores, verbose):
                     running[job.pid] = job
                 else:
                     break  # keep the order: a big test must not wait for ever behind small ones
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status, used = os.wait4(-1, os.WNOHANG)  # used: with its emulators
             if pid in running:
                 job = running.pop(pid)
                 kill_group(pid)
                 free += min(job.cores, cores)
-                if report(job, status, verbose):
+                if report(job, status, used.ru_utime + used.ru_stime, verbose):
                     passed += 1
                 else:
                     failed.append(job.name)
