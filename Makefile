@@ -96,7 +96,7 @@ HV_TEST_SRCS := $(wildcard hv/*_test.c hv/*/*_test.c) $(GUEST_NET_TESTS)
 HV_TESTS := $(patsubst %.c,$(BUILD)/tests/%,$(notdir $(HV_TEST_SRCS)))
 UNIT_TESTS += $(HV_TESTS)
 # Programs that test what is not linked into a unit test; each exits 0 or not.
-SCRIPT_TESTS := tools/bench/proxy_test.py tools/bench/lan_test.py tools/bench/servers_test.py tools/bench/nbd_test.py tools/bench/lanclient_test.py tools/demo/verdict_test.py tools/godwit/test/command tools/godwit/test/command-asan tools/fuzz/short tools/check/headers.sh tools/check/errors.py
+SCRIPT_TESTS := tools/fuzz/short tools/bench/nbd_test.py tools/godwit/test/command-asan tools/godwit/test/command tools/bench/proxy_test.py tools/bench/lan_test.py tools/bench/servers_test.py tools/bench/lanclient_test.py tools/demo/verdict_test.py tools/check/headers.sh tools/check/errors.py
 
 $(BUILD)/tests/obj/%.o: %.c
 	@mkdir -p $(@D)

@@ -222,7 +222,7 @@ STALLS = {
 }
 
 
-@test(timeout=420, cores=2)
+@test(timeout=420)  # two hosts, but all that they do for most of the time is wait for time limits
 def link_stalled_in_each_phase(run):
     """Nothing is lost and nothing moves any more: every time limit, several at a time. And stalls that end in time."""
     conf = "".join(guest(name, "dirty", "mb=1 const-mb=1 rate=1 period-ms=500", memory="6M") for name in STALLS)
