@@ -231,8 +231,12 @@ static void do_msrs(struct cpu *c)
 		rdmsr(msr);
 		return;
 	}
-	if (msr == 0x830 || (msr == MSR_APIC_BASE && !one_in(c, 20)))
-		return; /* IPIs are do_ipis()'s, and an APIC that is off gets none */
+	if (msr == 0x830)
+		return; /* that is do_ipis()'s */
+	if (msr == MSR_APIC_BASE) { /* moved, or in its other mode; the second CPU's is never off, or no INIT would reach it */
+		val = one_in(c, 2) ? val : any_mmio(c) & ~0xffful;
+		val |= one_in(c, 8) ? APIC_BASE_EN | APIC_BASE_EXTD : c == &cpus[1] || one_in(c, 2) ? APIC_BASE_EN : 0;
+	}
 	if (msr == 0x4b564d00 || msr == 0x4b564d01) /* KVM's clock: a page of the host's writing */
 		val = one_in(c, 4) ? val : ((u64)arena + rnd(c) % ARENA) | 1;
 	wrmsr(msr, val);
@@ -435,6 +439,19 @@ static void one_thing(struct cpu *c)
 	}
 }
 
+static void storm(u32 self);
+
+/* The second CPU sleeps for good, or somebody has made it. Our own APIC may be anywhere. */
+static void restart(void)
+{
+	bool x2 = rdmsr(MSR_APIC_BASE) & APIC_BASE_EXTD;
+
+	wrmsr(MSR_APIC_BASE, APIC_MMIO | BIT(8));
+	apic_enable(x2);
+	if (smp_boot(1))
+		smp_start_job(1, storm);
+}
+
 static void storm(u32 self)
 {
 	struct cpu *c = &cpus[self];
@@ -449,8 +466,8 @@ static void storm(u32 self)
 		serial_init();
 		printf("HOSTILE seq=%lu ops=%lu,%lu faults=%lu irqs=%lu\n", ++seq, c->ops, cpus[1].ops, c->faults + cpus[1].faults,
 		       c->irqs + cpus[1].irqs);
-		if (smp_cpus() > 1 && cpus[1].ops == other && smp_boot(1)) /* it sleeps for good, or was made to */
-			smp_start_job(1, storm);
+		if (smp_cpus() > 1 && cpus[1].ops == other)
+			restart();
 		other = cpus[1].ops;
 	}
 }

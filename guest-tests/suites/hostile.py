@@ -98,6 +98,11 @@ def hostile_beside(run):
     one_host(run, 1, ["seed=5", "seed=6 power"], 600)
 
 
+def runs_on(entry, exits):
+    """It has not stopped since it had so many exits, or has ended by itself."""
+    return entry["exits"] > exits or (entry["status"] in ENDS and entry["exit-reason"])
+
+
 @test(timeout=400, cores=2)
 def hostile_moves(run):
     """A hostile guest moves while it storms, or stays where it is with a reason; another guest moves while it does."""
@@ -125,6 +130,8 @@ def hostile_moves(run):
             if info["status"] == "completed":
                 pair.check_at(name, to)
                 at = to
+                had = pair.q[at].guest(name)["exits"]
+                wait_until(lambda: runs_on(pair.q[at].guest(name), had), f"{name} goes on at {at}", 30)
             else:
                 assert info["error-desc"], info
                 pair.check_at(name, at, status=pair.q[at].status(name))
