@@ -115,8 +115,3 @@ bool lan_poll(void)
 		uplinks[i]->nic->ops->flush(uplinks[i]->nic);
 	return busy;
 }
-
-u64 lan_deadline_us(void)
-{
-	return vswitch_deadline_us();
-}

@@ -7,5 +7,3 @@
 void lan_init(const struct config *c, int own_card);
 /* One bounded turn: frames from the uplinks and from guests. true if there was something to do. */
 bool lan_poll(void);
-/* now_us() time at which lan_poll() has something to do even if no frame comes; ~0: never. */
-u64 lan_deadline_us(void);

@@ -22,7 +22,6 @@
 
 #define RX_FRAMES_PER_TURN 64
 #define LINK_CHECK_US 100000
-#define IDLE_MAX_US 100000
 #define WAIT_TIME_US 3000000
 
 static struct nic *nic;
@@ -236,16 +235,9 @@ void net_wait_time(void)
 		log_warn("time", "no time server has answered yet: guests start by the firmware's clock");
 }
 
-u64 net_idle_us(void)
+bool net_waits(void)
 {
-	u64 now = now_us(), at = lan_deadline_us(), sleep;
-
-	if (!nic)
-		return MIN((u64)IDLE_MAX_US, at > now ? at - now : 0);
-	sleep = sys_timeouts_sleeptime();
-	sleep = sleep == SYS_TIMEOUTS_SLEEPTIME_INFINITE ? IDLE_MAX_US : MIN(sleep * 1000, (u64)IDLE_MAX_US);
-	at = MIN(MIN(at, time_deadline_us()), MIN(MIN(tls_deadline_us(), next_link_check), nbd_timers(now)));
-	return MIN(sleep, at > now ? at - now : 0);
+	return (nic && tcp_active_pcbs) || time_waiting();
 }
 
 struct stream *net_connect(u32 ip, u16 port, const char *host, const char *alpn, struct error *e)

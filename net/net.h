@@ -12,7 +12,7 @@ void net_init(const struct boot_info *bi);
 void net_wait_time(void);
 /* One bounded turn: receive, timers, TLS, control. true if there was something to do. */
 bool net_poll(void);
-/* Microseconds until lwIP's next timer. */
-u64 net_idle_us(void);
+/* Whether somebody is connected, or a time server's answer awaited: then what comes is to be seen at once. */
+bool net_waits(void);
 /* Opens TCP + TLS to a host; its certificate must carry that name and role host. Returns at once, handshake goes on in net_poll. */
 struct stream *net_connect(u32 ip, u16 port, const char *host, const char *alpn, struct error *e);

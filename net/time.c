@@ -268,14 +268,12 @@ void time_poll(void)
 	}
 }
 
-u64 time_deadline_us(void)
+bool time_waiting(void)
 {
-	u64 at = ~0ull;
-
 	for (unsigned i = 0; i < n_servers; i++)
-		if (!servers[i].denied)
-			at = MIN(at, servers[i].next_us);
-	return at;
+		if (servers[i].waiting)
+			return true;
+	return false;
 }
 
 bool time_settled(void)

@@ -10,8 +10,8 @@ struct cJSON;
 void time_init(const struct time_config *c);
 /* One bounded turn: asks who is due, works what was answered into the wall clock. */
 void time_poll(void);
-/* now_us() of its next work. */
-u64 time_deadline_us(void);
+/* Whether a question is not answered yet: when the answer is seen is part of what it says. */
+bool time_waiting(void);
 /* Whether the first answer has come, or none is to be waited for. */
 bool time_settled(void);
 /* The object that query-time answers. */

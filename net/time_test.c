@@ -290,8 +290,9 @@ static void first_a_step_then_slews(void **state)
 
 	start(1, 64, 0);
 	assert_string_equal(state_of(-1), "waiting");
-	assert_false(time_settled());
+	assert_false(time_settled() || time_waiting());
 	run(1);
+	assert_false(time_waiting());
 	assert_true(time_settled() && wall_synced());
 	assert_non_null(strstr(fake_log, "clock stepped by -7.5"));
 	assert_in_range(llabs(error_us()), 0, 1000);
@@ -400,7 +401,11 @@ static void forged_replies_do_not_count(void **state)
 	start(1, 16, 0);
 	servers[0].forge = 5;
 	servers[0].silent = true; /* only forged ones */
-	run(20);
+	run(1);
+	assert_true(time_waiting());
+	run(1);
+	assert_false(time_waiting()); /* too late for it */
+	run(18);
 	assert_false(wall_synced());
 	assert_true(llabs(error_us() - 7500000) < 1000);
 	assert_string_equal(state_of(-1), "waiting");
@@ -414,7 +419,7 @@ static void without_servers(void **state)
 	assert_true(time_settled());
 	assert_false(wall_synced());
 	assert_string_equal(state_of(-1), "no-servers");
-	assert_true(time_deadline_us() == ~0ull);
+	assert_false(time_waiting());
 }
 
 static int setup_all(void **state)

@@ -1122,16 +1122,6 @@ bool tls_poll(void)
 	return busy || stepped;
 }
 
-u64 tls_deadline_us(void)
-{
-	u64 at = ~0ull;
-
-	for (unsigned i = 0; i < ARRAY_SIZE(conns); i++)
-		if (conns[i])
-			at = MIN(at, conns[i]->deadline);
-	return at;
-}
-
 unsigned tls_connections(void)
 {
 	unsigned n = 0;

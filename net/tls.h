@@ -42,7 +42,5 @@ struct stream *tls_connect(struct tls_identity *id, u32 ip, u16 port, const char
 	__must_check;
 /* One turn: at most one handshake step of one connection, sends what is buffered, timeouts. true if it did something. */
 bool tls_poll(void);
-/* now_us() at which tls_poll() has something to do even if nothing arrives; ~0: never. */
-u64 tls_deadline_us(void);
 /* Connections alive, also those that are being closed. */
 unsigned tls_connections(void);

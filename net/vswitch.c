@@ -333,16 +333,6 @@ bool vswitch_poll(void)
 	return busy;
 }
 
-u64 vswitch_deadline_us(void)
-{
-	u64 at = ~0ull;
-
-	for (struct vswitch *sw = switches; sw; sw = sw->next)
-		for (u32 i = 0; i < sw->n_ports; i++)
-			at = MIN(at, next_announcement(sw->ports[i]));
-	return at;
-}
-
 u32 vswitch_macs(const struct vswitch *sw, u16 vlan)
 {
 	u32 n = 0;

@@ -78,8 +78,6 @@ u8 *vswitch_buffer(struct vport *port);
 void vswitch_commit(struct vport *port, unsigned len);
 /* Forwards what waits, notices guests that have begun to run here and announces them. true if there was something. */
 bool vswitch_poll(void);
-/* When the next announcement is due, in now_us() time; ~0: none. */
-u64 vswitch_deadline_us(void);
 /* Copies a frame and puts the 802.1Q tag of vlan in (0: none). Returns its length; out has room for len + VSWITCH_TAG. */
 unsigned vswitch_tag(u8 *out, const u8 *frame, unsigned len, u16 vlan);
 /* Addresses known in that VLAN. */

@@ -105,6 +105,11 @@ void log_poll(void)
 	spin_unlock(&lock);
 }
 
+bool log_pending(void)
+{
+	return __atomic_load_n(&drained, __ATOMIC_RELAXED) != __atomic_load_n(&written, __ATOMIC_RELAXED);
+}
+
 void log_flush(void)
 {
 	spin_lock_or_not(&lock);

@@ -20,6 +20,8 @@ extern void (*log_guard_hook)(void);
 void log_raw(const char *buf, size_t len);
 /* Gives the sink what it takes at once. From its first call on, log_line() no longer waits for the sink. */
 void log_poll(void);
+/* Whether there is something left that the sink has not taken yet. */
+bool log_pending(void);
 /* Gives the sink everything, waiting for it. */
 void log_flush(void);
 /* Copies what was logged since *pos (a count of bytes; 0 = oldest kept) and moves *pos on. Returns bytes, at most len. */

@@ -6,6 +6,7 @@
 #define log_raw real_log_raw
 #define log_poll real_log_poll
 #define log_flush real_log_flush
+#define log_pending real_log_pending
 #define log_read real_log_read
 #define log_sink real_log_sink
 #define log_guard_hook real_log_guard_hook
@@ -94,8 +95,10 @@ static void test_slow_sink(void **state)
 	room = 3;
 	log_poll();
 	assert_true(out_is("01234567"));
+	assert_true(log_pending());
 	log_flush();
 	assert_true(out_is("0123456789"));
+	assert_false(log_pending());
 	/* More than the ring holds: the loss is told, what is left is the newest. */
 	room = 0;
 	for (u32 i = 0; i < LOG_RING_BYTES / 8 + 100; i++) {

@@ -639,7 +639,9 @@ bool vcpu_run(struct vcpu *v, u64 deadline_tsc)
 			break;
 		}
 		if (v->exits >= vm->next_self_migration && !v->id) {
-			vm->want_self_migration = vm->attention = true; /* nothing of the guest may be on this stack */
+			vm->want_self_migration = true; /* later: nothing of the guest may be on this stack */
+			__atomic_store_n(&vm->attention, true, __ATOMIC_SEQ_CST);
+			sched_wake_service();
 			break;
 		}
 		/* Always armed: nothing else is sure to end a guest that spins with interrupts off. The timer counts host
