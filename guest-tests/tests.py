@@ -49,7 +49,7 @@ TESTS = [
     _t("uart-echo", "echo", expect="runs", output="UART echo"),
     _t("cpuid", qemu=False),
     _t("msr", qemu=False),
-    _t("fpu", "loops=50 exits=10"),
+    _t("fpu", "turns=50 exits=10"),
     _t("ports", "step=61", qemu=False),
     _t("ports-aligned", "step=60"),
     _t("exits", output="BENCH exit.cpuid.ticks="),
@@ -58,6 +58,8 @@ TESTS = [
     _t("traps", qemu=False),
     _t("pci", seconds=10, qemu=False),
     _t("pci-direct", "direct loops=100", seconds=10, qemu=False),
+    _t("ring", "turns=40", seconds=10, qemu=False),
+    _t("ring-direct", "turns=40 direct", seconds=10, qemu=False),
     _t("disk", disk="ram:8M", output="DISK round=200", seconds=10, qemu=False),
     _t("poweroff", expect="off", output="POWEROFF"),
     _t("reboot-kbd", "how=kbd", expect="reset", output="REBOOT start how=kbd"),
@@ -69,6 +71,13 @@ TESTS = [
     _t("smp-2", "cpus=2 x2apic", seconds=10, qemu=False, vcpus=2),
     _t("smp-8", "cpus=8", seconds=20, qemu=False, vcpus=8),
     _t("smp-1", "cpus=1", vcpus=1),
+    # One property each, over and over.
+    _t("smp-startup", "prove=startup x2apic turns=20", seconds=10, qemu=False, vcpus=3),
+    _t("smp-ipi", "prove=ipi turns=8", seconds=10, vcpus=3),
+    _t("smp-tsc", "prove=tsc turns=8", seconds=10, vcpus=3),
+    _t("timer-loop", "turns=120 slack-us=200000", seconds=10, vcpus=2),
+    _t("fpu-2", "turns=30 exits=5", seconds=10, vcpus=2),
+    _t("pci-loop", "turns=40", seconds=10, qemu=False, vcpus=2),
     # Guests that behave badly.
     _t("badmsr", seconds=10, qemu=False),
     _t("unmapped-read", "op=read", qemu=False),
@@ -84,7 +93,7 @@ TESTS = [
     _t("spin-hlt", "how=hlt", expect="runs", output="SPIN"),
     _t("spin-cpuid", "how=cpuid", expect="runs", output="SPIN"),
     _t("spin-window", "how=nmi-window", expect="runs", output="SPIN"),
-    _t("traps-loop", "how=loop", expect="runs", output="TRAPS loop"),
+    _t("traps-loop", "how=loop", expect="runs", output="TRAPS loop", qemu=False),
 ]
 
 

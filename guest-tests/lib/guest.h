@@ -75,8 +75,8 @@ void serial_init(void);
 __attribute__((format(printf, 1, 2))) void printf(const char *fmt, ...);
 
 /*
- * Claim: prints "PASS name" or "FAIL name file:line message". The message says what was seen.
- * Returns the condition.
+ * Claim: prints "PASS name" (not within a loop) or "FAIL name file:line message". The message says what
+ * was seen. Returns the condition.
  */
 #define CHECK(name, cond, ...)                                                                   \
 	({                                                                                       \
@@ -85,6 +85,11 @@ __attribute__((format(printf, 1, 2))) void printf(const char *fmt, ...);
 	})
 __attribute__((format(printf, 5, 6))) bool guest_check(bool ok, const char *name, const char *file,
 						       int line, const char *fmt, ...);
+/* How many claims were wrong so far. */
+u32 guest_failures(void);
+/* Where the console is, if not at COM1: out() gets whole lines or 512 bytes, in() gives a byte or -1. */
+extern void (*console_out)(const char *text, u32 len);
+extern int (*console_in)(void);
 /* "SKIP name reason": cannot be tried here. With the argument "strict" it is a failure. */
 void guest_skip(const char *name, const char *reason);
 /* Prints GUEST PASS or GUEST FAIL and leaves; without a debug-exit port, halts for ever. */
@@ -260,8 +265,16 @@ u32 smp_cpus(void);
 u32 smp_self(void);
 /* Sends an IPI: destination, low word of the ICR. Uses the mode that the local APIC is in. */
 void smp_icr(u32 dest, u32 low);
-/* INIT, start-up IPI: true when CPU i is up, with interrupts off, its local APIC enabled, waiting for jobs. */
+/* INIT, and a moment to let it arrive. */
+void smp_init(u32 i);
+/* Start-up IPI: true when CPU i is up, with interrupts off, its local APIC enabled, waiting for jobs. */
+bool smp_sipi(u32 i);
+/* Both. */
 bool smp_boot(u32 i);
+/* Whether CPUs without a job halt, with interrupts on; smp_start_job() then wakes them. */
+extern volatile bool smp_doze;
+/* Gets CPU i out of HLT, if no task priority from 0xf0 on keeps it there. */
+void smp_wake(u32 i);
 /* CR0 and CS that the CPU started last had at its first instruction. */
 void smp_state(u32 *cr0, u32 *cs);
 /* Spins until *what is at least that, or the time is over. */
@@ -292,8 +305,80 @@ u64 tsc_khz(void);
 /* Microseconds between two TSC values. */
 u64 tsc_us(u64 ticks);
 void delay_us(u64 us);
+/* Interrupts on, until the condition holds or a second has passed; then off. Whether it holds. */
+#define WAIT(cond)                                                                               \
+	({                                                                                       \
+		u64 end_ = rdtsc() + tsc_khz() * 1000;                                           \
+		sti();                                                                           \
+		while (!(cond) && rdtsc() < end_)                                                \
+			pause();                                                                 \
+		cli();                                                                           \
+		(cond);                                                                          \
+	})
 /* Channel 0 of the PIT: mode 0 (once) or 2 (rate); the counter is at most 65535. */
 void pit_start(u8 mode, u32 counter);
+
+/* Ticks of the local APIC timer per millisecond at divide-by-1, measured once; it has to be enabled. */
+u64 apic_timer_khz(void);
+/* Halts, with interrupts on; afterwards they are off. Takes this CPU's APIC timer; for a task priority below 0xe0. */
+void sleep_us(u64 us);
+
+/* ---- a property over and over (loop.c) ----
+ * A guest with the argument "loop" goes on until it is told to end, so that it can be moved in the middle, and checks at
+ * every turn. Typed characters: q ends it; h has it stop where a move hurts most, until g. */
+
+/* Whether it is to be a loop: "loop", or turns=N for so many. */
+bool loop_asked(void);
+/* Begins a turn; false: time to end. Every line-ms=N (100) a line LOOP seq=N turns=N tsc=N chk=OK, or BAD after a wrong
+ * claim. After 20 of those it ends by itself. */
+bool loop_turn(void);
+/* For where a move hurts most: sleeps for four milliseconds or, after an h, says HOLD and sleeps until g. */
+void loop_hold(void);
+/* Between turns; loop_hold() was told to hold. */
+extern volatile bool loop_on, loop_holding;
+
+/* ---- PCI and virtio (virtio.c) ---- */
+
+u32 pci_read(u32 slot, u32 reg);
+u8 pci_read8(u32 slot, u32 reg);
+void pci_write(u32 slot, u32 reg, u32 v);
+
+struct virtio {
+	u32 slot, notify_multiplier;
+	u32 msix_control; /* the capability: its upper half is the message control */
+	u64 common, notify_at, isr, config, msix_table, msix_pba;
+};
+struct vring_desc { u64 addr; u32 len; u16 flags, next; };
+enum { VRING_NEXT = 1, VRING_WRITE = 2, VRING_INDIRECT = 4 };
+enum { VIRTIO_NEEDS_RESET = 0x40 };
+enum { VIRTIO_FLUSH = 1 << 9, VIRTIO_ZEROES = 1 << 14, VIRTIO_INDIRECT = 1 << 28, VIRTIO_EVENT_IDX = 1 << 29 };
+#define VIRTIO_NO_VECTOR 0xffff
+/* A split ring: the event index follows the entries, so the device has to be told this size. */
+#define VRING(size)                                                                              \
+	struct {                                                                                 \
+		struct vring_desc desc[size];                                                    \
+		struct { volatile u16 flags, idx, ring[size], event; } avail __attribute__((aligned(64))); \
+		struct {                                                                         \
+			volatile u16 flags, idx;                                                 \
+			volatile struct { u32 id, len; } ring[size];                             \
+			volatile u16 event;                                                      \
+		} used __attribute__((aligned(64)));                                             \
+	} __attribute__((aligned(4096)))
+#define REG(type, at) (*(volatile type *)(u64)(at))
+
+/* Finds the capabilities of the device in that slot, with memory and bus mastering on; false: something is missing. */
+bool virtio_find(struct virtio *d, u32 slot);
+u8 virtio_status(const struct virtio *d);
+/* "Device Initialization" up to FEATURES_OK, with those of the low features that it offers, and VERSION_1; then queues,
+ * then virtio_go(). False: the device does not agree. */
+bool virtio_begin(const struct virtio *d, u32 features);
+void virtio_queue(const struct virtio *d, u16 q, const void *desc, volatile void *avail, volatile void *used, u16 size, u16 vector);
+#define VIRTIO_QUEUE(d, q, r, vector) \
+	virtio_queue(d, q, (r)->desc, &(r)->avail, &(r)->used, ARRAY_SIZE((r)->desc), vector)
+bool virtio_go(const struct virtio *d);
+void virtio_notify(const struct virtio *d, u16 q);
+/* Writes a vector's MSI-X entry: to this local APIC. */
+void virtio_msix(const struct virtio *d, u32 i, u32 apic_id, u8 vector, u32 masked);
 
 /* ---- memory (mem.c) ---- */
 

@@ -4,6 +4,7 @@
 
 #define SMP_TRAMPOLINE 0x8000ul
 #define SMP_STACK 0x4000ul
+#define VEC_WAKE 0xe1
 
 extern const u8 smp_trampoline[], smp_trampoline_end[], smp_record[];
 extern volatile u32 smp_next;
@@ -11,6 +12,7 @@ extern volatile u32 smp_next;
 u8 smp_stacks[SMP_MAX][SMP_STACK] __attribute__((aligned(16))); /* [0] is not used: the boot CPU has its own */
 struct smp_cpu smp_cpu[SMP_MAX];
 static u32 cpus;
+volatile bool smp_doze;
 
 u32 smp_cpus(void)
 {
@@ -59,7 +61,10 @@ void smp_main(void)
 		void (*job)(u32) = c->job;
 
 		if (!job) {
-			pause();
+			if (smp_doze)
+				wait_interrupt();
+			else
+				pause();
 			continue;
 		}
 		job(self);
@@ -79,19 +84,41 @@ bool smp_wait(volatile u32 *what, u32 atleast, u64 us)
 	return true;
 }
 
-bool smp_boot(u32 i)
+static void on_wake(struct regs *r)
+{
+	(void)r;
+	apic_eoi();
+}
+
+void smp_wake(u32 i)
+{
+	intr_set(VEC_WAKE, on_wake);
+	smp_icr(smp_cpu[i].apic_id, 0x4000 | VEC_WAKE);
+}
+
+void smp_init(u32 i)
+{
+	smp_cpu[i].job = NULL;
+	smp_icr(smp_cpu[i].apic_id, 0x4500);
+	delay_us(200);
+}
+
+bool smp_sipi(u32 i)
 {
 	struct smp_cpu *c = &smp_cpu[i];
 	u32 before = c->starts;
 
 	memcpy((void *)SMP_TRAMPOLINE, smp_trampoline, smp_trampoline_end - smp_trampoline);
 	smp_next = i;
-	c->job = NULL;
 	c->x2apic = rdmsr(MSR_APIC_BASE) & APIC_BASE_EXTD;
-	smp_icr(c->apic_id, 0x4500); /* INIT */
-	delay_us(200);
 	smp_icr(c->apic_id, 0x4600 | SMP_TRAMPOLINE >> 12);
 	return smp_wait(&c->starts, before + 1, 3000000);
+}
+
+bool smp_boot(u32 i)
+{
+	smp_init(i);
+	return smp_sipi(i);
 }
 
 void smp_state(u32 *cr0, u32 *cs)
@@ -105,6 +132,8 @@ void smp_state(u32 *cr0, u32 *cs)
 void smp_start_job(u32 i, void (*fn)(u32))
 {
 	smp_cpu[i].job = fn;
+	if (smp_doze)
+		smp_wake(i);
 }
 
 bool smp_wait_job(u32 i, u64 us)

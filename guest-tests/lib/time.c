@@ -2,6 +2,8 @@
 /* Time: the PM timer is the reference, the TSC is what it calibrates. */
 #include "guest.h"
 
+#define VEC_SLEEP 0xe0
+
 u32 pm_timer_read(void)
 {
 	static u16 port;
@@ -60,6 +62,58 @@ void delay_us(u64 us)
 
 	while (rdtsc() < end)
 		pause();
+}
+
+u64 apic_timer_khz(void)
+{
+	static u64 khz;
+	u64 best = 0;
+
+	/* Exits, and absences of this CPU between two readings, make it too little: the largest is nearest. */
+	for (u32 i = 0; !khz && i < 3; i++) {
+		u64 start, counts, now;
+
+		apic_write(APIC_LVT_TIMER, APIC_MASKED | VEC_SLEEP);
+		apic_write(APIC_TIMER_DIVIDE, 0xb);
+		start = rdtsc();
+		apic_write(APIC_TIMER_INITIAL, ~0u);
+		delay_us(10000);
+		counts = ~0u - apic_read(APIC_TIMER_CURRENT);
+		now = counts * tsc_khz() / (rdtsc() - start);
+		apic_write(APIC_TIMER_INITIAL, 0);
+		if (now > best)
+			best = now;
+	}
+	if (!khz)
+		khz = best;
+	return khz;
+}
+
+static volatile bool slept[SMP_MAX];
+
+static void on_sleep(struct regs *r)
+{
+	(void)r;
+	slept[smp_self()] = true;
+	apic_eoi();
+}
+
+void sleep_us(u64 us)
+{
+	u64 now = rdtsc(), end = now + us * tsc_khz() / 1000;
+	u32 self = smp_self();
+
+	apic_timer_khz();
+	intr_set(VEC_SLEEP, on_sleep);
+	apic_write(APIC_TIMER_DIVIDE, 0xb);
+	apic_write(APIC_LVT_TIMER, VEC_SLEEP);
+	for (; now < end; now = rdtsc()) {
+		slept[self] = false;
+		apic_write(APIC_TIMER_INITIAL, (end - now) * apic_timer_khz() / tsc_khz() + 1);
+		while (!slept[self])
+			wait_interrupt();
+	}
+	apic_write(APIC_LVT_TIMER, APIC_MASKED);
 }
 
 void pit_start(u8 mode, u32 counter)

@@ -2,7 +2,9 @@
 /*
  * smp: several CPUs. Each of them starts, knows who it is, gets every kind of IPI and its own timer,
  * sees the same TSC, the same memory and its own registers. Works with one CPU, too.
- * Arguments: cpus=N (how many there must be), x2apic, loop: after all that, for ever: every CPU checks
+ * Arguments: cpus=N (how many there must be), x2apic; prove=startup|ipi|tsc: only that, over and over (loop.c), with the
+ * state that is hardest to keep held: CPUs that wait for their start-up IPI; IPIs that the task priority holds back; TSC
+ * values of all CPUs. Without prove=, loop: after all that, for ever: every CPU checks
  * pages of its own, registers, the common TSC and IPIs from its neighbour; CPU 0 says, every
  * period-ms=N (100),
  *	DIRTY seq=N sweeps=N tsc=N chk=OK
@@ -81,13 +83,22 @@ static void job_spin_closed(u32 self)
 	job_spin_open(self);
 }
 
+/* Time for what was sent to arrive, and for what was not to arrive wrongly. */
+static void settle(u64 us)
+{
+	if (loop_on)
+		sleep_us(us / 4);
+	else
+		delay_us(us);
+}
+
 static void begin(void (*job)(u32))
 {
 	stop = false;
 	opens = 0;
 	for (u32 i = 1; i < n; i++)
 		smp_start_job(i, job);
-	delay_us(2000); /* into it */
+	settle(2000); /* into it */
 }
 
 /* `stop` is seen by halted ones when something arrives. */
@@ -106,16 +117,21 @@ static bool end(void)
 
 /* ---- start and identity ---- */
 
+static void check_start_state(u32 i)
+{
+	u32 cr0, cs;
+
+	smp_state(&cr0, &cs);
+	CHECK("smp.real-mode", cs == 0x800 && !(cr0 & 0x80000001), "CPU %u cs 0x%x cr0 0x%x", i, cs, cr0);
+}
+
 static void start_all(void)
 {
 	for (u32 i = 1; i < n; i++) {
-		u32 cr0, cs;
-
 		CHECK("smp.quiet-before-sipi", smp_cpu[i].starts == 0, "CPU %u runs", i);
 		if (!CHECK("smp.starts", smp_boot(i), "CPU %u does not come up", i))
 			guest_end();
-		smp_state(&cr0, &cs);
-		CHECK("smp.real-mode", cs == 0x800 && !(cr0 & 0x80000001), "CPU %u cs 0x%x cr0 0x%x", i, cs, cr0);
+		check_start_state(i);
 	}
 	/* A start-up IPI means nothing to one that runs. */
 	for (u32 i = 1; i < n; i++)
@@ -143,25 +159,27 @@ static void job_identify(u32 self)
 	t->base = rdmsr(MSR_APIC_BASE);
 }
 
+static void check_identity(u32 i)
+{
+	struct identity *t = &identity[i];
+	u32 id = smp_cpu[i].apic_id;
+
+	CHECK("smp.id-cpuid1", t->leaf1 == id, "CPU %u: %u, MADT %u", i, t->leaf1, id);
+	CHECK("smp.id-register", t->register_id == id, "CPU %u: %u, MADT %u", i, t->register_id, id);
+	CHECK("smp.bsp", !(t->base & BIT(8)) == !!i, "CPU %u: APIC base 0x%lx", i, t->base);
+	CHECK("smp.mode", !(t->base & APIC_BASE_EXTD) == !x2, "CPU %u: APIC base 0x%lx", i, t->base);
+	if (cpuid(0, 0).eax < 0xb)
+		return;
+	CHECK("smp.id-cpuidb", t->leaf_b == id, "CPU %u: %u, MADT %u", i, t->leaf_b, id);
+	CHECK("smp.topology", t->count >= n && t->logical1 >= (n > 1 ? n : 0) && (id >> t->shift) == 0,
+	      "CPU %u: leaf 0xb %u, leaf 1 %u, shift %u", i, t->count, t->logical1, t->shift);
+}
+
 static void identify(void)
 {
-	bool topology = cpuid(0, 0).eax >= 0xb;
-
 	CHECK("smp.jobs", smp_all(job_identify, 3 * SECOND), "not all CPUs answer");
-	for (u32 i = 0; i < n; i++) {
-		struct identity *t = &identity[i];
-		u32 id = smp_cpu[i].apic_id;
-
-		CHECK("smp.id-cpuid1", t->leaf1 == id, "CPU %u: %u, MADT %u", i, t->leaf1, id);
-		CHECK("smp.id-register", t->register_id == id, "CPU %u: %u, MADT %u", i, t->register_id, id);
-		CHECK("smp.bsp", !(t->base & BIT(8)) == !!i, "CPU %u: APIC base 0x%lx", i, t->base);
-		CHECK("smp.mode", !(t->base & APIC_BASE_EXTD) == !x2, "CPU %u: APIC base 0x%lx", i, t->base);
-		if (!topology)
-			continue;
-		CHECK("smp.id-cpuidb", t->leaf_b == id, "CPU %u: %u, MADT %u", i, t->leaf_b, id);
-		CHECK("smp.topology", t->count >= n && t->logical1 >= (n > 1 ? n : 0) && (id >> t->shift) == 0,
-		      "CPU %u: leaf 0xb %u, leaf 1 %u, shift %u", i, t->count, t->logical1, t->shift);
-	}
+	for (u32 i = 0; i < n; i++)
+		check_identity(i);
 }
 
 /* ---- IPIs ---- */
@@ -182,7 +200,7 @@ static void expect(const char *name, u32 mask, const char *state)
 	for (u32 i = 0; i < n; i++)
 		if (mask & BIT(i))
 			ok &= smp_wait(&ipis[i], 1, 2 * SECOND);
-	delay_us(3000);
+	settle(3000);
 	cli();
 	for (u32 i = 0; i < n; i++) {
 		got |= !!ipis[i] << i;
@@ -242,7 +260,7 @@ static void lowest_priority(void)
 	smp_icr(dest, ICR_LOWEST | ICR_LOGICAL | VEC_LOWEST);
 	sti();
 	smp_wait(&lowest_all, 1, 2 * SECOND);
-	delay_us(3000);
+	settle(3000);
 	cli();
 	for (u32 i = 0; i < n; i++)
 		got += lowest[i];
@@ -259,7 +277,7 @@ static void nmi_to_all(const char *state)
 		smp_icr(smp_cpu[i].apic_id, ICR_NMI);
 	for (u32 i = 1; i < n; i++)
 		ok &= smp_wait(&nmis[i], 1, 2 * SECOND);
-	delay_us(1000);
+	settle(1000);
 	for (u32 i = 0; i < n; i++)
 		ok &= nmis[i] == !!i;
 	CHECK("ipi.nmi", ok, "%s: %u %u %u %u", state, nmis[0], nmis[1], nmis[2], nmis[3]);
@@ -367,7 +385,7 @@ static volatile u64 ball; /* TSC, bit 63: thrown by CPU 0 */
 static volatile u32 tsc_backs, catches;
 static u64 tsc_back_by;
 
-/* CPU 0 ends it, after a tenth of a second in which the ball came back a few times. */
+/* CPU 0 ends it, after a tenth of a second (or a millisecond, in a loop) in which the ball came back a few times. */
 static void throw_and_catch(u64 mine)
 {
 	u64 start = rdtsc(), last = 0;
@@ -386,7 +404,7 @@ static void throw_and_catch(u64 mine)
 		ball = last | mine << 63;
 		catches += mine;
 next:
-		if (mine && now - start > (catches >= 10 ? 100 : 5000) * tsc_khz())
+		if (mine && now - start > (catches >= 10 ? loop_on ? 1 : 100 : 5000) * tsc_khz())
 			stop = true;
 	}
 }
@@ -693,8 +711,125 @@ static void for_ever(void)
 	job_for_ever(0);
 }
 
+/* ---- one property over and over ---- */
+
+/* All others are stopped by INIT; it is there that the guest is held. They stay stopped until their start-up IPI. */
+static void prove_startup(void)
+{
+	u32 seen[SMP_MAX], starts[SMP_MAX];
+
+	while (loop_turn()) {
+		for (u32 i = 1; i < n; i++) {
+			alive[i] = 0;
+			smp_start_job(i, job_alive);
+			CHECK("startup.runs", smp_wait(&alive[i], 1, 2 * SECOND), "CPU %u does not take jobs", i);
+			smp_init(i);
+		}
+		clear();
+		for (u32 i = 1; i < n; i++) {
+			u32 tries = 0;
+
+			do { /* until it has arrived, however slow the emulator */
+				seen[i] = alive[i];
+				settle(2000);
+			} while (alive[i] != seen[i] && ++tries < 100);
+			CHECK("startup.stops", alive[i] == seen[i], "CPU %u runs on after INIT", i);
+			starts[i] = smp_cpu[i].starts;
+			smp_icr(smp_cpu[i].apic_id, ICR_FIXED | VEC_IPI); /* the local APIC is off: lost */
+		}
+		loop_hold();
+		for (u32 i = 1; i < n; i++)
+			CHECK("startup.waits", alive[i] == seen[i] && smp_cpu[i].starts == starts[i] && !ipis[i],
+			      "CPU %u left wait-for-SIPI", i);
+		for (u32 i = 1; i < n; i++) {
+			CHECK("startup.starts", smp_sipi(i) && smp_cpu[i].starts == starts[i] + 1, "CPU %u: %u starts, then %u", i,
+			      starts[i], smp_cpu[i].starts);
+			check_start_state(i);
+		}
+		identify();
+	}
+}
+
+/* With a task priority above all that is sent here, but for what wakes. */
+static void job_held(u32 self)
+{
+	write_cr8(6);
+	alive[self] = 1;
+	while (!opens)
+		wait_interrupt();
+	write_cr8(0);
+	job_halt(self);
+}
+
+/* Two vectors are held back on every CPU, this one included; each is taken once when the priority allows it. */
+static void prove_ipi(void)
+{
+	u32 dest = 0;
+
+	for (u32 i = 0; i < n; i++)
+		dest |= logical_of(i);
+	if (!x2)
+		CHECK("smp.jobs", smp_all(job_logical, 3 * SECOND), "not all CPUs answer");
+	for (u32 turn = 0; loop_turn(); turn++) {
+		for (u32 i = 1; i < n; i++)
+			alive[i] = 0;
+		begin(job_held);
+		for (u32 i = 1; i < n; i++)
+			CHECK("ipi.ready", smp_wait(&alive[i], 1, 2 * SECOND), "CPU %u does not take jobs", i);
+		write_cr8(6);
+		clear();
+		smp_icr(0, ICR_FIXED | ICR_ALL | VEC_IPI);
+		smp_icr(dest, ICR_FIXED | ICR_LOGICAL | VEC_NEIGHBOUR);
+		loop_hold();
+		for (u32 i = 0; i < n; i++)
+			CHECK("ipi.held", !ipis[i] && !neighbours[i], "CPU %u took %u and %u with priority 6", i, ipis[i], neighbours[i]);
+		for (u32 i = 1; i < n; i++)
+			smp_icr(smp_cpu[i].apic_id, ICR_NMI);
+		opens = 1;
+		for (u32 i = 1; i < n; i++)
+			smp_wake(i);
+		write_cr8(0);
+		sti();
+		for (u32 i = 0; i < n; i++)
+			CHECK("ipi.let", smp_wait(&ipis[i], 1, 2 * SECOND) && smp_wait(&neighbours[i], 1, 2 * SECOND) &&
+			      smp_wait(&nmis[i], !!i, 2 * SECOND), "CPU %u: %u, %u, %u NMIs", i, ipis[i], neighbours[i], nmis[i]);
+		cli();
+		settle(2000);
+		for (u32 i = 0; i < n; i++)
+			CHECK("ipi.once", ipis[i] == 1 && neighbours[i] == 1 && nmis[i] == !!i, "CPU %u: %u, %u, %u NMIs", i, ipis[i],
+			      neighbours[i], nmis[i]);
+		CHECK("smp.jobs", end(), "CPUs do not go on");
+		begin(turn & 1 ? job_halt : job_spin_open);
+		send_kinds(turn & 1 ? "halted" : "spinning");
+		nmi_to_all(turn & 1 ? "halted" : "spinning");
+		lowest_priority();
+		CHECK("smp.jobs", end(), "CPUs do not go on");
+	}
+}
+
+static void job_common_tsc(u32 self)
+{
+	for (u32 i = 0; i < 50; i++)
+		check_common_tsc(self);
+}
+
+/* The highest value that any CPU has seen is never above what another reads, from the first turn to the last. */
+static void prove_tsc(void)
+{
+	while (loop_turn()) {
+		tsc_equal();
+		CHECK("smp.jobs", smp_all(job_common_tsc, 3 * SECOND), "not all CPUs end");
+		loop_hold();
+		CHECK("smp.jobs", smp_all(job_common_tsc, 3 * SECOND), "not all CPUs end");
+		for (u32 i = 0; i < n; i++)
+			CHECK("tsc.common", !bad_tsc[i], "CPU %u: %u times behind another", i, bad_tsc[i]);
+	}
+}
+
 int main(void)
 {
+	bool startup = arg_is("prove", "startup"), ipi = arg_is("prove", "ipi"), tsc = arg_is("prove", "tsc");
+
 	x2 = arg_is("x2apic", NULL);
 	if (x2 && !apic_has_x2apic()) {
 		guest_skip("smp", "no x2APIC");
@@ -711,6 +846,11 @@ int main(void)
 	intr_set(VEC_LOWEST, on_lowest);
 	intr_set(VEC_NEIGHBOUR, on_neighbour);
 	start_all();
+	if (startup || ipi || tsc) {
+		smp_doze = true;
+		(startup ? prove_startup : ipi ? prove_ipi : prove_tsc)();
+		return 0;
+	}
 	identify();
 	kinds_of_ipi();
 	latency("ipi", job_spin_open);

@@ -11,7 +11,7 @@ from runner import test
 import tests  # isort: skip (found through lib)
 
 ENDS = {"pass": "shutdown", "off": "shutdown", "dead": "internal-error", "panicked": "guest-panicked"}
-ALONE = ("timer", "timer-lax")  # measure time, so nobody may compete for the CPU
+ALONE = ("timer", "timer-lax", "timer-loop")  # measure time, so nobody may compete for the CPU
 
 
 def sections(batch, **keys):

@@ -221,7 +221,7 @@ class Pair:
         }
 
     def check_sequence(self, guest):
-        """The lines of a `dirty` guest: every number once on one of the hosts, in order of its own time, nothing BAD.
+        """The lines of a `dirty` guest or of one in a loop: every number once on one of the hosts, in order of its own time, nothing BAD.
 
         A guest that ran twice, or was set back, would say something twice. Returns how many there are.
         """
@@ -229,7 +229,7 @@ class Pair:
         for host, texts in self.console(guest).items():
             for text in texts:
                 assert "BAD" not in text and "FAIL" not in text, f"{guest} on {host}: {text}"
-                found = re.match(r"DIRTY seq=(\d+) sweeps=\d+ tsc=(\d+) chk=OK$", text)
+                found = re.match(r"(?:DIRTY|LOOP) seq=(\d+) \w+=\d+ tsc=(\d+) chk=OK$", text)
                 if found:
                     lines.append((int(found.group(1)), int(found.group(2))))
         lines.sort()

@@ -53,11 +53,24 @@ def smp_three_cpus(run):
     smp_host(run, 3, "smp-x2apic", "smp-8", more="[debug]\nself-migrate-exits=40\n\n")
 
 
+def self_migrate_on_three_cpus(run, names):
+    """A guest's state is wiped and loaded every few exits, and any CPU may run any of them next."""
+    batch = [t for t in tests.TESTS if t.name in names.split()]
+    _, _, c = guests.run_batch(run, batch, more="[debug]\nself-migrate-exits=10\n\n", timeout=150, cpus=3)
+    few = {name: e["self-migrations"] for name, e in c.guests().items() if e["self-migrations"] < 2}
+    assert not few, f"too few self-migrations: {few}"
+
+
 @test(timeout=200)
 def guests_on_three_cpus(run):
-    """The other tiny guests, where any CPU may run any of them next, with self-migrations."""
-    batch = [t for t in tests.TESTS if t.name in ("dirty", "memory64", "fpu", "traps", "decoder", "uart", "msr", "exits", "hello", "timer", "smp-2")]
-    guests.run_batch(run, batch, more="[debug]\nself-migrate-exits=10\n\n", timeout=150, cpus=3)
+    """The other tiny guests, most of them with one vCPU."""
+    self_migrate_on_three_cpus(run, "dirty memory64 fpu traps decoder uart msr exits hello timer smp-2")
+
+
+@test(timeout=200)
+def properties_on_three_cpus(run):
+    """One property on several vCPUs in each; properties.py moves these."""
+    self_migrate_on_three_cpus(run, "smp-startup smp-ipi smp-tsc timer-loop fpu-2 pci-loop ring")
 
 
 def linux_smp(run, cpus, count, more="", least=0):

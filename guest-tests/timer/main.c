@@ -2,7 +2,8 @@
 /*
  * timer: every clock and timer that a guest has, against the PM timer.
  * Arguments: slack-us=N (20000): how late an interrupt may come; percent=N (2): how far rates may
- * be apart; no-rtc leaves out the wait for the seconds of the RTC.
+ * be apart; no-rtc leaves out the wait for the seconds of the RTC. turns=N or loop: over and over (loop.c), on every CPU,
+ * with a timer armed at any moment: CPU 0 short ones and the PIT, the others ones of half a second.
  */
 #include "guest.h"
 
@@ -323,10 +324,221 @@ static void check_rtc(void)
 	      tsc_us(at[1] - at[0]));
 }
 
+/* ---- over and over ---- */
+
+#define VEC_PIT 0x51
+#define PIT_RELOAD 11932u /* 100 Hz */
+enum { ONE_SHOT, PERIODIC, DEADLINE, KINDS };
+static const char *const kind_names[] = { "one-shot", "periodic", "deadline" };
+static struct lap {
+	volatile u64 hits, last, start, period; /* period: 0 if it comes once */
+	volatile u64 early, early_by, early_nth;
+	u32 kind, early_kind;
+	u64 min[KINDS], max[KINDS];                    /* how late, in TSC ticks */
+	volatile u64 lost, twice, laps;
+} lap_of[SMP_MAX];
+static volatile u64 pit_hits;
+static volatile bool stop;
+
+static void came_early(struct lap *l, u64 by)
+{
+	if (l->early++)
+		return;
+	l->early_by = by;
+	l->early_nth = l->hits;
+	l->early_kind = l->kind;
+}
+
+static void lap_irq(struct regs *r)
+{
+	struct lap *l = &lap_of[smp_self()];
+
+	(void)r;
+	l->last = rdtsc();
+	l->hits++;
+	/* The nth is not there before n periods are over; those that are late may merge. */
+	if (l->period && l->last + l->period * percent / 100 < l->start + l->hits * l->period)
+		came_early(l, l->start + l->hits * l->period - l->last);
+	apic_eoi();
+}
+
+static void pit_irq(struct regs *r)
+{
+	(void)r;
+	pit_hits++;
+	apic_eoi();
+}
+
+/* One timer of that kind in `us`, or so many of a fifth of that. */
+static void lap(u32 self, u32 kind, u64 us)
+{
+	static const u32 mode[KINDS] = { 0, APIC_PERIODIC, APIC_TSC_DEADLINE };
+	struct lap *l = &lap_of[self];
+	u64 ticks = us * tsc_khz() / 1000, n = kind == PERIODIC ? 5 : 1, due, limit, late;
+
+	apic_write(APIC_TIMER_INITIAL, 0);
+	apic_write(APIC_TIMER_DIVIDE, 0xb);
+	apic_write(APIC_LVT_TIMER, VEC | mode[kind]);
+	__asm__ volatile("sti; nop; nop; cli; mfence" : : : "memory"); /* what the last one left pending */
+	l->hits = 0;
+	l->kind = kind;
+	l->period = n > 1 ? ticks / n : 0;
+	l->start = rdtsc();
+	due = l->start + ticks;
+	limit = due + ticks + 50 * slack_us * tsc_khz() / 1000;
+	if (kind == DEADLINE)
+		wrmsr(MSR_TSC_DEADLINE, due);
+	else
+		apic_write(APIC_TIMER_INITIAL, us / n * apic_timer_khz() / 1000);
+	/* One that never comes would not end the HLT of a CPU without the PIT: CPU 0 looks whether the others go on. */
+	while ((n > 1 ? l->last < due - l->period / 2 : !l->hits) && rdtsc() < limit)
+		wait_interrupt();
+	if (!l->hits) {
+		l->lost++;
+		return;
+	}
+	if (kind == PERIODIC)
+		late = (l->last - l->start) % l->period;
+	else if (l->last >= due)
+		late = l->last - due;
+	else
+		late = 0;
+	/* Deadlines are exact; counts are as exact as the rate that was measured. lap_irq() looks at periodic ones. */
+	if (kind == DEADLINE ? l->last < due : kind == ONE_SHOT && l->last + ticks * percent / 100 < due)
+		came_early(l, due - l->last);
+	if (late < l->min[kind])
+		l->min[kind] = late;
+	if (late > l->max[kind])
+		l->max[kind] = late;
+	apic_write(APIC_LVT_TIMER, APIC_MASKED | VEC);
+	l->twice += n == 1 && l->hits != 1;
+	l->laps++;
+}
+
+static void forget_lateness(struct lap *l)
+{
+	for (u32 k = 0; k < KINDS; k++) {
+		l->min[k] = ~0ull;
+		l->max[k] = 0;
+	}
+}
+
+static void long_laps(u32 self)
+{
+	for (u32 i = 0; !stop; i++)
+		lap(self, i & 1 && apic_has_tsc_deadline() ? DEADLINE : ONE_SHOT, 500000);
+}
+
+static void check_laps(u32 cpu)
+{
+	struct lap *l = &lap_of[cpu];
+
+	CHECK("loop.lost", !l->lost && (!cpu || rdtsc() - l->start < 3000 * tsc_khz()), "CPU %u: %lu never came, one since %lu us", cpu,
+	      l->lost, tsc_us(rdtsc() - l->start));
+	CHECK("loop.early", !l->early, "CPU %u: %lu came early, the first by %lu ticks (%s, number %lu)", cpu, l->early, l->early_by,
+	      kind_names[l->early_kind], l->early_nth);
+	CHECK("loop.once", !l->twice, "CPU %u: %lu came twice", cpu, l->twice);
+	for (u32 k = 0; k < KINDS; k++)
+		CHECK("loop.late", k == PERIODIC || tsc_us(l->max[k]) <= slack_us, "CPU %u: %s %lu us late", cpu, kind_names[k],
+		      tsc_us(l->max[k]));
+}
+
+/* Readings of all clocks at about the same moment. */
+struct moment { u64 tsc, pm, pit; };
+
+static struct moment now(struct moment *last)
+{
+	struct moment best = { 0 };
+	u64 shortest = ~0ull;
+
+	for (u32 i = 0; i < 6; i++) {
+		u64 before = rdtsc(), took;
+		u32 pm, count;
+
+		outb(0x43, 0); /* latch channel 0 */
+		pm = pm_timer_read();
+		took = rdtsc() - before;
+		count = inb(0x40);
+		count |= (u32)inb(0x40) << 8;
+		if (took >= shortest)
+			continue;
+		shortest = took;
+		best = (struct moment){ before + took / 2, pm, PIT_RELOAD - count };
+	}
+	/* The PM timer goes round in 4.7 s at least. */
+	best.pm = last ? last->pm + ((best.pm - last->pm) & 0xffffff) : best.pm;
+	return best;
+}
+
+static void prove_timers(void)
+{
+	struct moment first, last, m;
+	u32 n = smp_cpus();
+
+	smp_doze = true;
+	apic_enable(false);
+	apic_khz = apic_timer_khz();
+	intr_set(VEC, lap_irq);
+	intr_set(VEC_PIT, pit_irq);
+	for (u32 i = 0; i < n; i++) {
+		forget_lateness(&lap_of[i]);
+		lap_of[i].start = rdtsc();
+		if (i && CHECK("loop.cpus", smp_boot(i), "CPU %u does not come up", i))
+			smp_start_job(i, long_laps);
+	}
+	ioapic_route(acpi_isa_pin(0), VEC_PIT, false);
+	pit_start(2, PIT_RELOAD);
+	delay_us(100);
+	first = last = now(NULL);
+	for (u32 turn = 0; loop_turn(); turn++) {
+		u32 kind = turn % 3 == DEADLINE && !apic_has_tsc_deadline() ? ONE_SHOT : turn % 3;
+		s64 tsc_in_pm, pit;
+		u64 periods;
+
+		lap(0, kind, 5000 + turn % 7 * 500);
+		for (u32 i = 0; i < n; i++)
+			check_laps(i);
+		/* Between two turns, and all in all: no clock runs away from another. */
+		m = now(&last);
+		tsc_in_pm = (s64)((m.tsc - last.tsc) * PM_TIMER_HZ / 1000 / tsc_khz() - (m.pm - last.pm));
+		CHECK("loop.step", tsc_in_pm < 2000 && tsc_in_pm > -2000, "the TSC is %ld PM ticks ahead in one turn", tsc_in_pm);
+		tsc_in_pm = (s64)((m.tsc - first.tsc) * PM_TIMER_HZ / 1000 / tsc_khz() - (m.pm - first.pm));
+		CHECK("loop.rate", near((u64)((s64)(m.pm - first.pm) + tsc_in_pm), m.pm - first.pm, percent),
+		      "the TSC is %ld PM ticks ahead", tsc_in_pm);
+		/* The PIT counts every third tick of the PM timer. */
+		pit = (s64)((m.pm - first.pm) / 3 + first.pit) % PIT_RELOAD - (s64)m.pit;
+		pit = (pit + PIT_RELOAD / 2 + PIT_RELOAD) % PIT_RELOAD - PIT_RELOAD / 2;
+		CHECK("loop.pit", pit < 600 && pit > -600, "the PIT is %ld ticks behind", pit);
+		periods = (m.pm - first.pm) / 3 / PIT_RELOAD;
+		CHECK("loop.pit-interrupts", pit_hits <= periods + 2 && pit_hits * 2 + 4 >= periods, "%lu in %lu periods", pit_hits,
+		      periods);
+		last = m;
+		/* Somewhere among so many each kind is on time to the millisecond. */
+		if (turn % 60 != 59)
+			continue;
+		for (u32 k = 0; k < KINDS; k++)
+			CHECK("loop.on-time", lap_of[0].min[k] == ~0ull || tsc_us(lap_of[0].min[k]) < 1000, "%s: %lu us late at best",
+			      kind_names[k], tsc_us(lap_of[0].min[k]));
+		forget_lateness(&lap_of[0]);
+	}
+	stop = true;
+	for (u32 i = 1; i < n; i++) {
+		CHECK("loop.jobs", smp_wait_job(i, 3000000), "CPU %u does not end", i);
+		check_laps(i);
+		CHECK("loop.laps", lap_of[i].laps, "CPU %u did nothing", i);
+		printf("timer: CPU %u: %lu laps, latest %lu us\n", i, lap_of[i].laps, tsc_us(lap_of[i].max[0]));
+	}
+	pit_start(0, 1);
+}
+
 int main(void)
 {
 	slack_us = arg_u64("slack-us", 20000);
 	percent = arg_u64("percent", 2);
+	if (loop_asked()) {
+		prove_timers();
+		return 0;
+	}
 	check_reference();
 	check_apic(false);
 	check_pit_roads();
