@@ -348,6 +348,16 @@ static const char *set_quit_when_idle(struct parser *p, const char *v)
 	return yes_no(v, &p->c->quit_when_idle) ? NULL : BAD_YES_NO;
 }
 
+static const char *set_apicv(struct parser *p, const char *v)
+{
+	bool on;
+
+	if (!yes_no(v, &on))
+		return BAD_YES_NO;
+	p->c->no_apicv = !on;
+	return NULL;
+}
+
 static const char *set_memory(struct parser *p, const char *v)
 {
 	u64 n;
@@ -673,6 +683,7 @@ static const struct key keys[] = {
 	{ S_TIME, "poll", set_time_poll },
 	{ S_DEBUG, "self-migrate-exits", set_self_migrate },
 	{ S_DEBUG, "quit-when-idle", set_quit_when_idle },
+	{ S_DEBUG, "apicv", set_apicv },
 	{ S_GUEST, "memory", set_memory },
 	{ S_GUEST, "vcpus", set_vcpus },
 	{ S_GUEST, "weight", set_weight },

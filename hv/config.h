@@ -89,6 +89,7 @@ struct config {
 	bool verify_full;
 	u64 self_migrate_exits;        /* 0: off */
 	bool quit_when_idle;
+	bool no_apicv;                 /* APIC virtualization is not used where it is present */
 	struct guest_config guests[CONFIG_MAX_GUESTS];
 	u32 n_guests;
 	struct switch_config switches[CONFIG_MAX_SWITCHES];

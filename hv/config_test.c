@@ -47,7 +47,7 @@ static void test_everything(void **state)
 		"[guest t1]\nkernel=test.elf\nos=multiboot\nmodule=a.bin one two\nmodule: b.bin\n"
 		"[time]\nservers=10.0.2.2:1123, 192.168.7.1\nprefer=192.168.7.1\npoll=32s\n"
 		"[migration]\nfreeze-budget=2s\nmax-rounds=7\nverify=full\n"
-		"[debug]\nself-migrate-exits=1000\nquit-when-idle=yes");
+		"[debug]\nself-migrate-exits=1000\nquit-when-idle=yes\napicv=no");
 	assert_int_equal(c.n_errors, 0);
 	assert_string_equal(c.host_name, "node-1.lab");
 	assert_false(c.dhcp);
@@ -65,7 +65,7 @@ static void test_everything(void **state)
 	assert_int_equal(c.max_rounds, 7);
 	assert_true(c.verify_full);
 	assert_int_equal(c.self_migrate_exits, 1000);
-	assert_true(c.quit_when_idle);
+	assert_true(c.quit_when_idle && c.no_apicv);
 	assert_int_equal(c.n_guests, 2);
 	assert_string_equal(c.guests[0].name, "web");
 	assert_int_equal(c.guests[0].memory_bytes, 1ull << 30);
@@ -148,7 +148,7 @@ static void test_defaults(void **state)
 	assert_int_equal(c.port, 4789);
 	assert_int_equal(c.freeze_budget_ms, 300);
 	assert_int_equal(c.max_rounds, 30);
-	assert_false(c.verify_full || c.quit_when_idle);
+	assert_false(c.verify_full || c.quit_when_idle || c.no_apicv);
 	assert_int_equal(c.self_migrate_exits, 0);
 	assert_int_equal(c.n_guests, 0);
 	one_error("", "godwit.conf", "[host] name= is missing", "like name=a");

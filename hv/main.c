@@ -18,7 +18,7 @@ const struct boot_info *boot_info_get(void)
 	return boot_info;
 }
 
-static bool vmx_start(void)
+static bool vmx_start(bool apicv)
 {
 	const struct host_caps *caps = host_caps();
 	struct error e = { 0 };
@@ -29,10 +29,12 @@ static bool vmx_start(void)
 		log_err("hv", "%s", caps->remedy);
 		return false;
 	}
-	if (vmx_init(&e) || vmx_on(&e)) {
+	if (vmx_init(apicv, &e) || vmx_on(&e)) {
 		log_err("hv", "guests cannot run here: %s", e.text);
 		return false;
 	}
+	log_info("cpu", "interrupts of guests in x2APIC mode are delivered by %s", vmx_config.apicv ? "the CPU" :
+		 apicv ? "software: this CPU does not virtualize APICs" : "software, as godwit.conf says (apicv=no)");
 	fpu_init();
 	msr_init();
 	return true;
@@ -48,7 +50,7 @@ void hv_main(struct boot_info *bi)
 	BUG_ON(&__start_migratable[0] == &__stop_migratable[0]);
 	net_name_host(bi);
 	lifecycle_init(c);
-	can_run = vmx_start();
+	can_run = vmx_start(!c->no_apicv);
 	if (can_run)
 		smp_start(bi->trampoline, sched_run_guests);
 	mig_init(c->host_name);

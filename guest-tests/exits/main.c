@@ -29,6 +29,21 @@ static void do_cpuid(void) { cpuid(0, 0); }
 static void do_pmtimer(void) { pm_timer_read(); }
 /* The timer's current count: with virtualized APIC registers, most others do not exit. */
 static void do_mmio(void) { mmio_read(APIC_MMIO + APIC_TIMER_CURRENT); }
+static void do_eoi(void) { wrmsr(0x80b, 0); }
+static volatile u32 taken;
+/* Sent, taken, ended. */
+static void do_self_ipi(void)
+{
+	wrmsr(0x83f, 0x50);
+}
+
+static void on_self_ipi(struct regs *r)
+{
+	(void)r;
+	taken++;
+	apic_eoi();
+}
+
 static void do_rdmsr(void) { rdmsr(MSR_APIC_BASE); }
 
 static u64 vmcall_result;
@@ -61,6 +76,16 @@ int main(void)
 	bench("pmtimer", do_pmtimer, batches, overhead);
 	bench("mmio", do_mmio, batches, overhead);
 	bench("rdmsr", do_rdmsr, batches, overhead);
+	if (apic_has_x2apic()) { /* whose interrupts the CPU may deliver by itself: then these do not exit */
+		apic_enable(true);
+		bench("x2eoi", do_eoi, batches, overhead);
+		intr_set(0x50, on_self_ipi);
+		taken = 0;
+		sti();
+		bench("x2selfipi", do_self_ipi, batches, overhead);
+		cli();
+		CHECK("x2selfipi.taken", taken == BATCH * batches, "%u of %lu", taken, BATCH * batches);
+	}
 	if (TRY("vmcall", , ARGS("a"(0xbad0ca11ull)), "rbx") != VEC_NONE) {
 		guest_skip("vmcall", "it faults: not a VT-x guest");
 		return 0;

@@ -53,6 +53,23 @@ def smp_three_cpus(run):
     smp_host(run, 3, "smp-x2apic", "smp-8", more="[debug]\nself-migrate-exits=40\n\n")
 
 
+@test(timeout=400)
+def apic_in_software(run):
+    """Where the CPU delivers interrupts to an x2APIC, end and self-sending of one do not exit; the same guests with [debug] apicv=no."""
+    cost = {}
+    for more, by in ("", "the CPU"), ("[debug]\napicv=no\n\n", "software"):
+        for name in "exits", "smp-x2apic":
+            t = next(t for t in tests.TESTS if t.name == name)
+            host, _, c = guests.run_batch(run, [t], more=more, timeout=100, cpus=3 if t.vcpus > 1 else 1)
+            assert f"in x2APIC mode are delivered by {by}" in host.serial()
+            cost.setdefault(by, []).extend(re.findall(r"^BENCH .*", c.console(name), re.M))
+            host.stop()
+    ticks = {by: dict(re.findall(r"BENCH ([\w.-]+)\.ticks=(\d+)", " ".join(lines))) for by, lines in cost.items()}
+    print("\n".join(f"{by}: {found}" for by, found in ticks.items()), flush=True)
+    for kind in "exit.x2eoi", "exit.x2selfipi":
+        assert 5 * int(ticks["the CPU"][kind]) < int(ticks["software"][kind]), (kind, ticks)
+
+
 def self_migrate_on_three_cpus(run, names):
     """A guest's state is wiped and loaded every few exits, and any CPU may run any of them next."""
     batch = [t for t in tests.TESTS if t.name in names.split()]
@@ -183,8 +200,8 @@ console=serial
 
 @test(timeout=900, cores=2)
 def linux_smp_moves(run):
-    """Stock Linux with four vCPUs under load moves between hosts with two CPUs each."""
-    pair = Pair(run, {"a": WEB}, move.LINUX, {name: {"cpus": 2} for name in "ab"})
+    """Stock Linux with four vCPUs under load moves between hosts with two CPUs each, only one of which has APICs in its CPUs' hands."""
+    pair = Pair(run, {"a": WEB, "b": "[debug]\napicv=no\n"}, move.LINUX, {name: {"cpus": 2} for name in "ab"})
     pair.hosts["a"].wait_for(r"^web\| HB seq=5 ", timeout=400)
     for to in "baba":
         move.move_linux(pair, to, "--max-rounds=5")
@@ -200,10 +217,12 @@ def linux_smp_moves(run):
 def smp_moves(run):
     """Four vCPUs that write checked pages side by side move there and back: the dirty log misses nothing.
 
-    One host has three CPUs, the other has one. The guest halts most of the time: a busy emulated CPU takes speed from the others.
+    One host has three CPUs, the other has one, and delivers interrupts in software. The guest halts most of the time: a busy emulated CPU takes speed from the others.
     """
-    text = pair_guest("smp", "smp", "loop kb=256 paced", memory="16M", more="vcpus=4\n")
-    pair = Pair(run, {"a": text}, images("smp"), {"a": {"cpus": 3}, "b": {"cpus": 1}})
+    text = pair_guest("smp", "smp", "loop kb=256 paced x2apic", memory="16M", more="vcpus=4\n")
+    pair = Pair(run, {"a": text, "b": "[debug]\napicv=no\n"}, images("smp"), {"a": {"cpus": 3}, "b": {"cpus": 1}})
+    for name, by in ("a", "the CPU"), ("b", "software, as godwit.conf says"):
+        assert f"in x2APIC mode are delivered by {by}" in pair.hosts[name].serial()
     pair.hosts["a"].wait_for(r"^smp\| DIRTY seq=3 ", timeout=200)
     for to in "baba":
         info = pair.move("smp", to, max_rounds=4)

@@ -85,7 +85,8 @@ void vmcs_raw_write(u32 enc, u64 v) { *slot(enc) = v; }
 void vmx_vmcs_init(void *vmcs) { }
 void vmx_vmcs_clear(void *vmcs) { }
 void vmx_vmcs_load(void *vmcs) { current_vmcs = vmcs; }
-void vmx_vmcs_setup(u64 eptp, u16 vpid) { }
+void vmx_vmcs_setup(u64 eptp, u16 vpid, const void *apic_page) { }
+u32 vmx_vmcs_set_apicv(bool on) { return on ? (u32)PROC_TPR_SHADOW : 0; }
 void vmx_invept(u64 eptp) { fake_invepts++; }
 void vmx_invvpid(u16 vpid) { }
 void vmx_msr_passthrough(u32 msr, bool read, bool write) { }

@@ -28,6 +28,19 @@ void lapic_set_cr8(struct vdev *lapic, u8 cr8);
 void lapic_deliver(struct vm *vm, u32 dest, bool logical, u8 mode, u8 vector, bool level);
 /* INIT: as after reset, but for the APIC ID and IA32_APIC_BASE (SDM "Local APIC State After It Receives an INIT-Deassert IPI"). */
 void lapic_init_reset(struct vdev *lapic);
+/* --- the CPU's virtual-interrupt delivery, for a vCPU with a virtual-APIC page (SDM "APIC Virtualization and Virtual
+ * Interrupts"), which lapic_set_page() tells --- */
+void lapic_set_page(struct vdev *lapic, void *page);
+/* Whether the CPU is to look after it: there is a page, and the guest is in x2APIC mode. */
+bool lapic_uses_page(struct vdev *lapic);
+/* Before an entry, if lapic_uses_page(): all that has come goes into the page. *status: guest interrupt status (RVI, SVI);
+ * *tmr: the vectors whose EOI must exit (256 bits), NULL if they are the same as before. True if the CPU is going to take an
+ * interrupt as soon as its flags allow. */
+bool lapic_push(struct vdev *lapic, u32 *status, const u32 **tmr);
+/* What is in the page comes back: the device's state is whole, until the next push. The guest must be out. */
+void lapic_pull(struct vdev *lapic);
+/* The guest has written the register at offset in the page (APIC-write exit). */
+void lapic_written(struct vdev *lapic, u32 offset);
 /* Current APIC base MSR: MMIO page address and whether xAPIC MMIO is on. */
 u64 lapic_base(struct vdev *lapic);
 

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Local APIC, xAPIC and x2APIC (SDM "Advanced Programmable Interrupt Controller (APIC)"). The timer counts
- * at the TSC rate (CPUID 15h says crystal = TSC). No directed EOI, no CMCI. */
+ * at the TSC rate (CPUID 15h says crystal = TSC). No directed EOI, no CMCI.
+ *
+ * Where the CPU virtualizes interrupt delivery, TPR, ISR and IRR of an x2APIC live in its virtual-APIC page while the guest runs
+ * (`live`): lapic_push() puts them there, lapic_pull() takes them back. What others send meanwhile waits in s.irr. */
 #include "hv/vdev/devices.h"
 #include "hv/lib/clock.h"
 #include "hv/lib/log.h"
@@ -60,7 +63,13 @@ struct lapic_state {
 	u32 timer_initial, timer_divide;
 };
 
-struct lapic { struct vdev dev; struct lapic_state s; };
+struct lapic {
+	struct vdev dev;
+	struct lapic_state s;
+	u32 *page;          /* the vCPU's virtual-APIC page: registers 16 bytes apart; NULL: none */
+	bool live;          /* TPR and ISR are there, and the IRR but for what is in s.irr */
+	bool tmr_changed;   /* since the last push */
+};
 
 static struct lapic *lapic_of(struct vdev *dev)
 {
@@ -87,20 +96,76 @@ static void lapic_check(struct lapic *l)
 
 /* --- IRR, ISR, priorities --- */
 
-static int lapic_highest(const u32 *bits)
+static int lapic_highest(const u32 *bits, int stride)
 {
 	for (int i = 7; i >= 0; i--)
-		if (bits[i])
-			return i * 32 + 31 - __builtin_clz(bits[i]);
+		if (bits[i * stride])
+			return i * 32 + 31 - __builtin_clz(bits[i * stride]);
 	return -1;
+}
+
+static u32 *lapic_page_reg(const struct lapic *l, u32 reg)
+{
+	return &l->page[4 * reg];
 }
 
 static u32 lapic_ppr(const struct lapic *l)
 {
-	int isr = lapic_highest(l->s.isr);
-	u32 in_service = isr < 0 ? 0 : (u32)isr & 0xf0;
+	int isr = l->live ? lapic_highest(lapic_page_reg(l, REG_ISR), 4) : lapic_highest(l->s.isr, 1);
+	u32 tpr = l->live ? *lapic_page_reg(l, REG_TPR) : l->s.tpr, in_service = isr < 0 ? 0 : (u32)isr & 0xf0;
 
-	return (l->s.tpr & 0xf0) >= in_service ? l->s.tpr : in_service;
+	return (tpr & 0xf0) >= in_service ? tpr : in_service;
+}
+
+void lapic_set_page(struct vdev *dev, void *page)
+{
+	lapic_of(dev)->page = page;
+}
+
+bool lapic_uses_page(struct vdev *dev)
+{
+	struct lapic *l = lapic_of(dev);
+
+	return l->page && lapic_x2(l);
+}
+
+bool lapic_push(struct vdev *dev, u32 *status, const u32 **tmr)
+{
+	struct lapic *l = lapic_of(dev);
+	int rvi, svi;
+
+	*tmr = l->live && !l->tmr_changed ? NULL : l->s.tmr;
+	l->tmr_changed = false;
+	for (u32 i = 0; i < 8; i++) {
+		if (!l->live) {
+			*lapic_page_reg(l, REG_ISR + i) = l->s.isr[i];
+			*lapic_page_reg(l, REG_IRR + i) = 0;
+		}
+		*lapic_page_reg(l, REG_IRR + i) |= l->s.irr[i];
+		l->s.irr[i] = 0;
+	}
+	if (!l->live)
+		*lapic_page_reg(l, REG_TPR) = l->s.tpr;
+	l->live = true;
+	rvi = lapic_highest(lapic_page_reg(l, REG_IRR), 4);
+	svi = lapic_highest(lapic_page_reg(l, REG_ISR), 4);
+	*status = (u32)(svi < 0 ? 0 : svi) << 8 | (u32)(rvi < 0 ? 0 : rvi);
+	return (*status & 0xf0) > (lapic_ppr(l) & 0xf0);
+}
+
+void lapic_pull(struct vdev *dev)
+{
+	struct lapic *l = lapic_of(dev);
+
+	if (!l->live)
+		return;
+	for (u32 i = 0; i < 8; i++) {
+		l->s.isr[i] = *lapic_page_reg(l, REG_ISR + i);
+		l->s.irr[i] |= *lapic_page_reg(l, REG_IRR + i);
+	}
+	l->s.tpr = *lapic_page_reg(l, REG_TPR);
+	l->live = false;
+	lapic_check(l); /* back with it, before the guest runs on */
 }
 
 int lapic_pending(struct vdev *dev)
@@ -110,7 +175,7 @@ int lapic_pending(struct vdev *dev)
 
 	if (!lapic_on(l))
 		return -1;
-	v = lapic_highest(l->s.irr);
+	v = lapic_highest(l->s.irr, 1);
 	return v >= 0 && ((u32)v & 0xf0) > (lapic_ppr(l) & 0xf0) ? v : -1;
 }
 
@@ -144,6 +209,7 @@ static void lapic_accept(struct lapic *l, u8 vector, bool level)
 		return;
 	}
 	l->s.irr[vector / 32] |= bit;
+	l->tmr_changed |= !(l->s.tmr[vector / 32] & bit) == level;
 	if (level)
 		l->s.tmr[vector / 32] |= bit;
 	else
@@ -174,7 +240,7 @@ static void lapic_local(struct lapic *l, unsigned lvt)
 
 static void lapic_eoi(struct lapic *l)
 {
-	int v = lapic_highest(l->s.isr);
+	int v = lapic_highest(l->s.isr, 1);
 
 	if (v < 0)
 		return;
@@ -525,6 +591,8 @@ static int lapic_x2_read(struct lapic *l, u32 reg, u64 *val)
 {
 	u32 v;
 
+	if (reg < REG_ESR)
+		lapic_pull(&l->dev);
 	if (reg == REG_ICR) {
 		*val = l->s.icr;
 		return 0;
@@ -554,6 +622,8 @@ static int lapic_x2_write(struct lapic *l, u32 reg, u64 val)
 {
 	s64 writable = lapic_x2_writable(reg);
 
+	if (reg == REG_TPR || reg == REG_EOI)
+		lapic_pull(&l->dev);
 	if (reg == REG_ICR) {
 		if (val & ICR_RESERVED)
 			return -E_INVAL;
@@ -577,6 +647,7 @@ static void lapic_power_up(struct lapic *l)
 	l->s = (struct lapic_state){ .base = l->s.base, .timer_deadline = VDEV_NEVER, .dfr = ~0u, .svr = 0xff };
 	for (unsigned i = 0; i < LVT_COUNT; i++)
 		l->s.lvt[i] = LVT_MASKED;
+	l->live = false;
 	vdev_arm(&l->dev, VDEV_NEVER);
 }
 
@@ -590,6 +661,7 @@ static int lapic_write_base(struct lapic *l, u64 val)
 	if (is == APIC_BASE_EXTD || (is == (APIC_BASE_EN | APIC_BASE_EXTD) && !was) ||
 	    (is == APIC_BASE_EN && (was & APIC_BASE_EXTD)))
 		return -E_INVAL;
+	lapic_pull(&l->dev);
 	l->s.base = val;
 	if (was != is && (is & APIC_BASE_EXTD))
 		l->s.icr &= 0xffffffff; /* the destination field gets another layout */
@@ -597,6 +669,14 @@ static int lapic_write_base(struct lapic *l, u64 val)
 		lapic_power_up(l);
 	lapic_check(l);
 	return 0;
+}
+
+void lapic_written(struct vdev *dev, u32 offset)
+{
+	struct lapic *l = lapic_of(dev);
+
+	if (l->live && lapic_x2(l))
+		(void)!lapic_x2_write(l, offset >> 4, *lapic_page_reg(l, offset >> 4));
 }
 
 u64 lapic_base(struct vdev *dev)

@@ -3,6 +3,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <string.h>
 #include <cmocka.h>
 
 #define ID 0x20
@@ -439,6 +440,117 @@ static void test_post_load(void **unused)
 	assert_int_equal(lapic_type.mig.post_load(l, NULL), 0);
 }
 
+/* --- with the CPU's virtual-APIC page: the test is the CPU --- */
+
+static u32 page[1024];
+static u32 status;
+static const u32 *tmr;
+
+static u32 *cpu(u32 reg) { return &page[reg / 4]; }
+static bool push(void) { return lapic_push(l, &status, &tmr); }
+
+/* SDM "Virtual-Interrupt Delivery" */
+static void cpu_delivers(u8 vector)
+{
+	assert_true(*cpu(0x200 + vector / 32 * 16) & 1u << vector % 32);
+	*cpu(0x200 + vector / 32 * 16) &= ~(1u << vector % 32);
+	*cpu(ISR + vector / 32 * 16) |= 1u << vector % 32;
+}
+
+static void use_page(void)
+{
+	memset(page, 0xff, sizeof(page));
+	assert_false(lapic_uses_page(l));
+	lapic_set_page(l, page);
+	assert_false(lapic_uses_page(l)); /* an xAPIC is ours in any case */
+	x2apic();
+	assert_true(lapic_uses_page(l));
+}
+
+static void test_page(void **unused)
+{
+	send(0x31);
+	use_page();
+	wrmsr(0x808, 0x20);
+	send(0x41);
+	assert_true(push());
+	assert_int_equal(status, 0x41);
+	assert_int_equal(*cpu(TPR), 0x20);
+	cpu_delivers(0x41);
+	send(0x45);
+	assert_false(push()); /* same class as in service */
+	assert_int_equal(status, 0x4145);
+	send(0x61);
+	assert_true(push());
+	*cpu(TPR) = 0x70; /* the guest, without an exit */
+	vm->vcpus[0]->irq_check = false;
+	assert_false(push());
+	/* What the guest reads by exits is whole, and goes back. */
+	assert_int_equal(msr(0x80a), 0x70);
+	assert_true(vm->vcpus[0]->irq_check);
+	assert_int_equal(msr(0x812), 1 << 1);
+	assert_int_equal(msr(0x822), 1 << 5);
+	assert_int_equal(msr(0x823), 1 << 1);
+	assert_int_equal(msr(0x821), 1 << 17);
+	memset(page, 0xff, sizeof(page)); /* nothing that is there counts now */
+	assert_false(push());
+	assert_int_equal(status, 0x4161);
+	*cpu(TPR) = 0;
+	assert_true(push());
+	wrmsr(0x80b, 0); /* an EOI that did exit */
+	assert_true(push());
+	assert_int_equal(status, 0x0061);
+	/* Back in software, and then off. */
+	lapic_pull(l);
+	assert_int_equal(take(), 0x61);
+	assert_true(!push() && status == 0x6145);
+	lapic_init_reset(l);
+	assert_true(lapic_uses_page(l));
+	assert_true(!push() && status == 0);
+	send(0x41);
+	push();
+	wrmsr(0x1b, 0);
+	assert_false(lapic_uses_page(l));
+	wrmsr(0x1b, 0xfee00900);
+	assert_int_equal(take(), -1);
+}
+
+static void test_page_levels(void **unused)
+{
+	use_page();
+	push();
+	assert_non_null(tmr);
+	push();
+	assert_null(tmr);
+	lapic_deliver(vm, 0, false, 0, 0x51, true);
+	push();
+	assert_true(tmr && tmr[2] == 1 << 17);
+	assert_int_equal(msr(0x81a), 1 << 17);
+	push();
+	cpu_delivers(0x51);
+	lapic_deliver(vm, 0, false, 0, 0x51, true);
+	push();
+	assert_null(tmr);
+	send(0x51);
+	push();
+	assert_true(tmr && !tmr[2]);
+	assert_int_equal(status, 0x5151);
+}
+
+static void test_page_writes(void **unused)
+{
+	use_page();
+	push();
+	*cpu(0x3f0) = 0x0f; /* a self-IPI that the CPU does not send */
+	lapic_written(l, 0x3f0);
+	wrmsr(0x828, 0);
+	assert_int_equal(msr(0x828), 0x20);
+	*cpu(0x3f0) = 0x77;
+	lapic_written(l, 0x3f0);
+	assert_true(push());
+	assert_int_equal(status, 0x77);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -447,7 +559,7 @@ int main(void)
 		T(test_identity), T(test_priorities), T(test_software_disable), T(test_extint), T(test_one_shot),
 		T(test_divide), T(test_periodic), T(test_periodic_flood), T(test_masked_timer), T(test_tsc_deadline),
 		T(test_self_ipi_and_shorthand), T(test_logical), T(test_errors), T(test_base_transitions),
-		T(test_x2apic), T(test_post_load),
+		T(test_x2apic), T(test_post_load), T(test_page), T(test_page_levels), T(test_page_writes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -19,8 +19,9 @@ enum {
 	X_EXCEPTION_NMI = 0, X_EXT_INT = 1, X_TRIPLE_FAULT = 2, X_INIT = 3, X_SIPI = 4, X_INT_WINDOW = 7, X_NMI_WINDOW = 8,
 	X_TASK_SWITCH = 9, X_CPUID = 10, X_GETSEC = 11, X_HLT = 12, X_INVD = 13, X_RDPMC = 15, X_VMCALL = 18,
 	X_VMX_FIRST = 19, X_VMX_LAST = 27, X_CR = 28, X_DR = 29, X_IO = 30, X_RDMSR = 31, X_WRMSR = 32, X_ENTRY_GUEST = 33,
-	X_ENTRY_MSR = 34, X_MWAIT = 36, X_MONITOR = 39, X_PAUSE = 40, X_ENTRY_MC = 41, X_EPT_VIOLATION = 48, X_EPT_MISCONFIG = 49,
-	X_INVEPT = 50, X_PREEMPTION = 52, X_INVVPID = 53, X_WBINVD = 54, X_XSETBV = 55, X_SEAMCALL = 76, X_TDCALL = 77,
+	X_ENTRY_MSR = 34, X_MWAIT = 36, X_MONITOR = 39, X_PAUSE = 40, X_ENTRY_MC = 41, X_EOI = 45, X_EPT_VIOLATION = 48,
+	X_EPT_MISCONFIG = 49, X_INVEPT = 50, X_PREEMPTION = 52, X_INVVPID = 53, X_WBINVD = 54, X_XSETBV = 55, X_APIC_WRITE = 56,
+	X_SEAMCALL = 76, X_TDCALL = 77,
 };
 #define X_REASON_MASK 0xffffu
 #define X_ENTRY_FAILURE BIT(31)
@@ -301,6 +302,19 @@ static enum vmexit_ret x_ept_violation(struct vcpu *v, const struct vmexit *x)
 	return emulated(v, r, len);
 }
 
+/* Both after the instruction. The first only for level-triggered interrupts (SDM "EOI Virtualization"). */
+static enum vmexit_ret x_eoi(struct vcpu *v, const struct vmexit *x)
+{
+	ioapic_eoi(v->vm, (u8)x->qual);
+	return VMEXIT_RESUME;
+}
+
+static enum vmexit_ret x_apic_write(struct vcpu *v, const struct vmexit *x)
+{
+	lapic_written(v->lapic, x->qual & 0xff0);
+	return VMEXIT_RESUME;
+}
+
 static enum vmexit_ret x_machine_check(struct vcpu *v, const struct vmexit *x)
 {
 	cpu_machine_check();
@@ -338,6 +352,8 @@ static const struct { const char *name; enum vmexit_ret (*fn)(struct vcpu *, con
 	[X_MONITOR] = { "MONITOR", x_undefined },
 	[X_PAUSE] = { "PAUSE", x_pause },
 	[X_ENTRY_MC] = { "VM entry: machine check", x_machine_check },
+	[X_EOI] = { "EOI", x_eoi, true },
+	[X_APIC_WRITE] = { "APIC write", x_apic_write, true },
 	[X_EPT_VIOLATION] = { "EPT violation", x_ept_violation, true },
 	[X_EPT_MISCONFIG] = { "EPT misconfiguration", x_broken },
 	[X_INVEPT] = { "INVEPT", x_undefined },

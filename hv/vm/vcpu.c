@@ -144,20 +144,24 @@ int vcpu_create(struct vm *vm, unsigned id)
 	v->vpid = vpid;
 	v->vmcs = frame_alloc();
 	v->xsave_area = frame_alloc();
-	if (!v->vmcs || !v->xsave_area) {
+	if (vmx_config.apicv)
+		v->apic_page = frame_alloc();
+	if (!v->vmcs || !v->xsave_area || (vmx_config.apicv && !v->apic_page)) {
 		frame_free(v->vmcs);
 		frame_free(v->xsave_area);
+		frame_free(v->apic_page);
 		heap_free(v);
 		return -E_NOMEM;
 	}
 	vpids_used[vpid / 64] |= BIT(vpid % 64);
 	v->lapic = vm_vdev(vm, &lapic_type, id);
+	lapic_set_page(v->lapic, v->apic_page);
 	vm->vcpus[id] = v;
 	vm->n_vcpus = MAX(vm->n_vcpus, id + 1);
 	vmx_vmcs_init(v->vmcs);
 	make_current(v);
-	vmx_vmcs_setup(ept_pointer(&vm->ept), vpid);
-	v->proc_ctls = vmx_config.proc;
+	vmx_vmcs_setup(ept_pointer(&vm->ept), vpid, v->apic_page);
+	v->base_ctls = v->proc_ctls = vmx_config.proc;
 	vcpu_reset(v);
 	vcpu_put(v); /* v->s may be replaced from now on, without what the CPU holds coming on top of it */
 	return 0;
@@ -176,6 +180,7 @@ void vcpu_destroy(struct vcpu *v)
 	v->vm->vcpus[v->id] = NULL;
 	frame_free(v->vmcs);
 	frame_free(v->xsave_area);
+	frame_free(v->apic_page);
 	heap_free(v);
 }
 
@@ -302,6 +307,7 @@ void vcpu_sync_state(struct vcpu *v)
 
 	make_current(v);
 	live_save(v);
+	lapic_pull(v->lapic);
 	fpu_release();
 	memcpy(s->xsave, v->xsave_area, VCPU_XSAVE_BYTES);
 	s->rip = vmcs_read(VMCS_GUEST_RIP);
@@ -491,7 +497,7 @@ void vcpu_inject(struct vcpu *v, u8 vector, bool has_error, u32 error)
 
 static void set_window(struct vcpu *v, u32 windows)
 {
-	u32 ctls = vmx_config.proc | windows;
+	u32 ctls = v->base_ctls | windows;
 
 	if (ctls != v->proc_ctls) {
 		vmcs_write(VMCS_PROC_CTLS, ctls);
@@ -501,19 +507,30 @@ static void set_window(struct vcpu *v, u32 windows)
 
 static bool irq_waiting(struct vcpu *v, int *vector)
 {
-	*vector = lapic_pending(v->lapic);
+	*vector = v->apicv ? -1 : lapic_pending(v->lapic);
 	if (*vector >= 0)
 		return true;
 	return lapic_accepts_extint(v->lapic) && pic_intr(vm_vdev(v->vm, &pic_type, 0));
 }
 
-bool vcpu_wakes(struct vcpu *v)
+/* What has come for an APIC that the CPU looks after goes to it. True if the CPU takes one as soon as the guest's flags allow. */
+static bool hand_over(struct vcpu *v)
 {
-	int vector;
+	const u32 *tmr;
+	u32 status;
+	bool on = lapic_uses_page(v->lapic), takes;
 
-	if (v->s.activity == ACTIVITY_WAIT_SIPI)
-		return v->s.sipi_pending || v->s.init_pending;
-	return v->s.activity != ACTIVITY_HLT || v->s.nmi_pending || v->s.init_pending || (v->s.event_info & INTR_VALID) || irq_waiting(v, &vector);
+	if (on != v->apicv) {
+		v->base_ctls = vmx_vmcs_set_apicv(on);
+		v->apicv = on;
+	}
+	if (!on)
+		return false;
+	takes = lapic_push(v->lapic, &status, &tmr);
+	vmcs_write(VMCS_GUEST_INTR_STATUS, (u16)status);
+	for (unsigned i = 0; tmr && i < 4; i++)
+		vmcs_write(VMCS_EOI_EXIT(i), (u64)tmr[2 * i + 1] << 32 | tmr[2 * i]);
+	return takes;
 }
 
 /* Decides what the next entry injects; what must wait gets its window. */
@@ -521,6 +538,7 @@ static void deliver_events(struct vcpu *v)
 {
 	u32 block, windows = 0;
 	int vector;
+	bool open;
 
 	__atomic_store_n(&v->irq_check, false, __ATOMIC_SEQ_CST);
 	if (v->s.init_pending || v->s.sipi_pending)
@@ -537,9 +555,10 @@ static void deliver_events(struct vcpu *v)
 			windows |= PROC_NMI_WINDOW;
 		}
 	}
+	open = (vmcs_read(VMCS_GUEST_RFLAGS) & RFLAGS_IF) && !(block & (BLOCK_STI | BLOCK_MOV_SS));
+	if (hand_over(v) && open)
+		v->s.activity = ACTIVITY_ACTIVE;
 	if (irq_waiting(v, &vector)) {
-		bool open = (vmcs_read(VMCS_GUEST_RFLAGS) & RFLAGS_IF) && !(block & (BLOCK_STI | BLOCK_MOV_SS));
-
 		if (open && !(v->s.event_info & INTR_VALID)) {
 			if (vector >= 0)
 				lapic_ack(v->lapic, (u8)vector);

@@ -14,6 +14,9 @@ struct vcpu {
 	unsigned id;
 	struct vdev *lapic;
 	void *vmcs;               /* VMCS region frame */
+	void *apic_page;          /* virtual-APIC page frame; NULL: this host delivers interrupts in software only */
+	bool apicv;               /* the CPU delivers them now (the guest's in x2APIC mode) */
+	u32 base_ctls;            /* processor-based controls without windows */
 	u8 *xsave_area;           /* 64-byte aligned frame; s.xsave is its copy after vcpu_sync_state() */
 	u16 vpid;
 	bool launched;            /* VMLAUNCH done since VMCLEAR */
@@ -68,8 +71,6 @@ u64 vcpu_cr4(struct vcpu *v);
 u64 vcpu_cr0(struct vcpu *v);
 /* MMIO access to v's local APIC in xAPIC mode; false if at is not in its page or the mode is another. */
 bool vcpu_apic_mmio(struct vcpu *v, u64 at, unsigned size, bool write, u64 *val);
-/* Whether a halted vCPU has reason to run. */
-bool vcpu_wakes(struct vcpu *v);
 /* Saves live guest FPU state if any, so that SSE may be used (fpu.c). */
 void fpu_release(void);
 /* Makes v's FPU state live. */

@@ -161,6 +161,79 @@ static void spinning_yields_if_others_wait(void **state)
 	assert_true(vm->want_kill);
 }
 
+/* As far as the entry, which fails. */
+static void run_to_entry(void)
+{
+	vcpu_run(v, ~0ull);
+	vm->want_kill = vm->attention = false;
+}
+
+static void x2apic(bool on)
+{
+	u64 base;
+
+	assert_int_equal(msr_read(v, MSR_IA32_APIC_BASE, &base), 0);
+	assert_int_equal(msr_write(v, MSR_IA32_APIC_BASE, on ? base | APIC_BASE_X2APIC : base & ~(APIC_BASE_X2APIC | APIC_BASE_ENABLE)), 0);
+}
+
+static void the_cpu_delivers_to_an_x2apic(void **state)
+{
+	struct error e = { 0 };
+	u64 tpr;
+
+	vm_destroy(vm);
+	vmx_config.apicv = true;
+	vm = make("g", 1);
+	v = vm->vcpus[0];
+	vm->owner = true;
+	v->s.activity = 0;
+	assert_int_equal(vm_resume(vm, &e), 0);
+	lapic_mmio_write(v->lapic, 0xf0, 0x1ff);
+	lapic_deliver(vm, 0, false, 0, 0x41, false);
+	vmcs_write(VMCS_GUEST_RFLAGS, 2);
+	run_to_entry();
+	assert_false(v->apicv);
+	assert_true(vmcs_read(VMCS_PROC_CTLS) & PROC_INTERRUPT_WINDOW); /* ours to inject, when it may be */
+	x2apic(true);
+	run_to_entry();
+	assert_true(v->apicv);
+	assert_int_equal(vmcs_read(VMCS_PROC_CTLS), (u32)PROC_TPR_SHADOW); /* and no window */
+	assert_int_equal(vmcs_read(VMCS_GUEST_INTR_STATUS), 0x41);
+	vmcs_write(VMCS_GUEST_RFLAGS, 2 | RFLAGS_IF);
+	lapic_deliver(vm, 0, false, 0, 0x61, true);
+	run_to_entry();
+	assert_int_equal(v->s.event_info, 0);
+	assert_int_equal(vmcs_read(VMCS_GUEST_INTR_STATUS), 0x61);
+	assert_true(vmcs_read(VMCS_EOI_EXIT(1)) == BIT(0x61 - 64) && !vmcs_read(VMCS_EOI_EXIT(0)));
+	take_exit(45, 0x61, 0);
+	assert_false(vm_is_dead(vm));
+	/* It wakes from HLT for what its priority lets in. */
+	v->s.activity = 1;
+	v->irq_check = true;
+	run_to_entry();
+	assert_int_equal(v->s.activity, 0);
+	((u32 *)v->apic_page)[0x80 / 4] = 0x60;
+	v->s.activity = 1;
+	v->irq_check = true;
+	assert_true(vcpu_run(v, ~0ull));
+	assert_int_equal(v->s.activity, 1);
+	/* To move, all of it is in the device; then it goes back. */
+	vmcs_write(VMCS_GUEST_INTR_STATUS, 0);
+	vcpu_sync_state(v);
+	memset(v->apic_page, 0xff, PAGE_SIZE);
+	vcpu_load_state(v);
+	assert_true(vcpu_run(v, ~0ull));
+	assert_int_equal(vmcs_read(VMCS_GUEST_INTR_STATUS), 0x61);
+	assert_int_equal(msr_read(v, 0x808, &tpr), 0);
+	assert_int_equal(tpr, 0x60);
+	x2apic(false);
+	v->s.activity = 0;
+	run_to_entry();
+	assert_false(v->apicv);
+	assert_int_equal(vmcs_read(VMCS_PROC_CTLS), 0);
+	vmx_config.apicv = false;
+}
+
 static void emulated_instruction_ends_rf(void **state)
 {
 	vmcs_write(VMCS_GUEST_RFLAGS, RFLAGS_RF | 2);
@@ -318,7 +391,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(debug_exceptions_come_back_to_the_guest), TEST(alignment_checks_come_back_to_the_guest),
 		TEST(machine_checks_are_the_hosts), TEST(interrupted_nmi_is_injected_again),
-		TEST(tdx_instructions_are_undefined), TEST(single_step_ends_hlt), TEST(spinning_yields_if_others_wait), TEST(emulated_instruction_ends_rf),
+		TEST(tdx_instructions_are_undefined), TEST(single_step_ends_hlt), TEST(spinning_yields_if_others_wait),
+		TEST(the_cpu_delivers_to_an_x2apic), TEST(emulated_instruction_ends_rf),
 		TEST(control_registers_are_checked),
 		TEST(deadlines_follow_the_guests_tsc), TEST(timer_is_armed_in_host_ticks),
 		TEST(loaded_state_cannot_stop_the_host),

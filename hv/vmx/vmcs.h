@@ -16,6 +16,7 @@ struct vmcs_fnw { u32 enc; }; /* natural width */
 
 #define VMCS_VPID F16(0x0000)
 #define VMCS_GUEST_SEL(seg) ((struct vmcs_f16){ 0x0800 + 2 * (seg) }) /* enum SEG_* order */
+#define VMCS_GUEST_INTR_STATUS F16(0x0810)
 #define VMCS_HOST_ES_SEL F16(0x0c00)
 #define VMCS_HOST_CS_SEL F16(0x0c02)
 #define VMCS_HOST_SS_SEL F16(0x0c04)
@@ -28,7 +29,9 @@ struct vmcs_fnw { u32 enc; }; /* natural width */
 #define VMCS_IO_BITMAP_B F64(0x2002)
 #define VMCS_MSR_BITMAP F64(0x2004)
 #define VMCS_TSC_OFFSET F64(0x2010)
+#define VMCS_VIRTUAL_APIC F64(0x2012)
 #define VMCS_EPTP F64(0x201a)
+#define VMCS_EOI_EXIT(n) ((struct vmcs_f64){ 0x201c + 2 * (n) })
 #define VMCS_TSC_MULTIPLIER F64(0x2032)
 #define VMCS_GUEST_PA F64(0x2400)
 #define VMCS_LINK_POINTER F64(0x2800)
@@ -53,6 +56,7 @@ struct vmcs_fnw { u32 enc; }; /* natural width */
 #define VMCS_ENTRY_INTR_INFO F32(0x4016)
 #define VMCS_ENTRY_ERROR F32(0x4018)
 #define VMCS_ENTRY_INST_LEN F32(0x401a)
+#define VMCS_TPR_THRESHOLD F32(0x401c)
 #define VMCS_PROC2_CTLS F32(0x401e)
 #define VMCS_PLE_GAP F32(0x4020)
 #define VMCS_PLE_WINDOW F32(0x4022)

@@ -11,7 +11,8 @@ struct vmx_config vmx_config;
 #define PLE_GAP 128
 #define PLE_WINDOW 4096
 
-static u8 *msr_bitmap; /* one for all guests: the MSR policy is one table */
+/* For all guests: the MSR policy is one table. The second page is for x2APICs that the CPU looks after. */
+static u8 *msr_bitmap;
 
 extern char vmx_exit[];
 
@@ -28,11 +29,36 @@ static int negotiate(u32 msr, const char *what, u64 need, u64 want, u32 *out, st
 	return 0;
 }
 
-int vmx_init(struct error *e)
+static void open_msr(u8 *map, u32 msr, bool read, bool write)
+{
+	u32 base = 0;
+
+	/* SDM "MSR-Bitmap Address": read low, read high, write low, write high, 1 KiB each. */
+	if (msr >= 0xc0000000 && msr <= 0xc0001fff)
+		base = 1024 * 8;
+	else if (msr > 0x1fff)
+		return;
+	u32 bit = base + (msr & 0x1fff);
+
+	if (read)
+		map[bit / 8] &= (u8)~BIT(bit % 8);
+	bit += 2048 * 8;
+	if (write)
+		map[bit / 8] &= (u8)~BIT(bit % 8);
+}
+
+void vmx_msr_passthrough(u32 msr, bool read, bool write)
+{
+	open_msr(msr_bitmap, msr, read, write);
+	open_msr(msr_bitmap + PAGE_SIZE, msr, read, write);
+}
+
+int vmx_init(bool apicv, struct error *e)
 {
 	struct vmx_config *c = &vmx_config;
 	u64 basic = rdmsr(MSR_IA32_VMX_BASIC);
 	bool true_ctls = basic & BIT(55);
+	u32 proc, proc2;
 	int rc;
 
 	c->revision = (u32)basic & 0x7fffffff;
@@ -61,11 +87,18 @@ int vmx_init(struct error *e)
 	c->preemption_shift = rdmsr(MSR_IA32_VMX_MISC) & 31;
 	c->tsc_scaling = c->proc2 & PROC2_TSC_SCALING;
 	c->vpid = c->proc2 & PROC2_VPID;
+	proc = host_caps()->vmx.proc >> 32;
+	proc2 = host_caps()->vmx.proc2 >> 32;
+	c->apicv = apicv && (proc & PROC_TPR_SHADOW) && (proc2 & PROC2_X2APIC) && (proc2 & PROC2_INTERRUPT_DELIVERY);
 
-	msr_bitmap = frame_alloc();
+	msr_bitmap = frame_alloc_n(2);
 	if (!msr_bitmap)
 		return error_set(e, E_NOMEM, "no memory for VMX; give this machine more RAM");
-	__builtin_memset(msr_bitmap, 0xff, PAGE_SIZE);
+	__builtin_memset(msr_bitmap, 0xff, 2 * PAGE_SIZE);
+	/* SDM "Virtualizing MSR-Based APIC Accesses": TPR, EOI and self-IPI then need no exit. */
+	open_msr(msr_bitmap + PAGE_SIZE, 0x808, true, true);
+	open_msr(msr_bitmap + PAGE_SIZE, 0x80b, false, true);
+	open_msr(msr_bitmap + PAGE_SIZE, 0x83f, false, true);
 	return 0;
 }
 
@@ -123,7 +156,7 @@ void vmx_vmcs_init(void *vmcs)
 	vmx_vmcs_clear(vmcs);
 }
 
-void vmx_vmcs_setup(u64 eptp, u16 vpid)
+void vmx_vmcs_setup(u64 eptp, u16 vpid, const void *apic_page)
 {
 	const struct vmx_config *c = &vmx_config;
 
@@ -143,6 +176,10 @@ void vmx_vmcs_setup(u64 eptp, u16 vpid)
 	vmcs_write(VMCS_ENTRY_MSR_LOAD_COUNT, 0);
 	vmcs_write(VMCS_MSR_BITMAP, ptr_hpa(msr_bitmap).v);
 	vmcs_write(VMCS_EPTP, eptp);
+	if (apic_page) {
+		vmcs_write(VMCS_VIRTUAL_APIC, ptr_hpa((void *)(uintptr_t)apic_page).v);
+		vmcs_write(VMCS_TPR_THRESHOLD, 0);
+	}
 	if (c->vpid)
 		vmcs_write(VMCS_VPID, vpid);
 	if (c->proc2 & PROC2_PAUSE_LOOP) {
@@ -170,6 +207,15 @@ void vmx_vmcs_setup(u64 eptp, u16 vpid)
 	vmcs_write(VMCS_HOST_RIP, (u64)vmx_exit);
 }
 
+u32 vmx_vmcs_set_apicv(bool on)
+{
+	const struct vmx_config *c = &vmx_config;
+
+	vmcs_write(VMCS_PROC2_CTLS, on ? c->proc2 | (u32)(PROC2_X2APIC | PROC2_INTERRUPT_DELIVERY) : c->proc2);
+	vmcs_write(VMCS_MSR_BITMAP, ptr_hpa(msr_bitmap + (on ? PAGE_SIZE : 0)).v);
+	return on ? (c->proc | (u32)PROC_TPR_SHADOW) & ~(u32)(PROC_CR8_LOAD | PROC_CR8_STORE) : c->proc;
+}
+
 void vmx_vmcs_set_cpu(void)
 {
 	vmcs_write(VMCS_HOST_FS_BASE, rdmsr(MSR_IA32_FS_BASE));
@@ -192,22 +238,4 @@ void vmx_invvpid(u16 vpid)
 
 	if (vmx_config.vpid)
 		__asm__ volatile("invvpid %0, %1" : : "m"(desc), "r"(host_caps()->invvpid_single ? 1ull : 2ull) : "cc", "memory");
-}
-
-void vmx_msr_passthrough(u32 msr, bool read, bool write)
-{
-	u32 base = 0;
-
-	/* SDM "MSR-Bitmap Address": read low, read high, write low, write high, 1 KiB each. */
-	if (msr >= 0xc0000000 && msr <= 0xc0001fff)
-		base = 1024 * 8;
-	else if (msr > 0x1fff)
-		return;
-	u32 bit = base + (msr & 0x1fff);
-
-	if (read)
-		msr_bitmap[bit / 8] &= (u8)~BIT(bit % 8);
-	bit += 2048 * 8;
-	if (write)
-		msr_bitmap[bit / 8] &= (u8)~BIT(bit % 8);
 }

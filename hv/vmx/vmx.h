@@ -19,6 +19,7 @@
 #define PROC_CR3_STORE BIT(16)
 #define PROC_CR8_LOAD BIT(19)
 #define PROC_CR8_STORE BIT(20)
+#define PROC_TPR_SHADOW BIT(21)
 #define PROC_NMI_WINDOW BIT(22)
 #define PROC_UNCOND_IO BIT(24)
 #define PROC_MSR_BITMAP BIT(28)
@@ -26,9 +27,11 @@
 #define PROC_SECONDARY BIT(31)
 #define PROC2_EPT BIT(1)
 #define PROC2_RDTSCP BIT(3)
+#define PROC2_X2APIC BIT(4)
 #define PROC2_VPID BIT(5)
 #define PROC2_WBINVD BIT(6)
 #define PROC2_UNRESTRICTED BIT(7)
+#define PROC2_INTERRUPT_DELIVERY BIT(9)
 #define PROC2_PAUSE_LOOP BIT(10)
 #define PROC2_INVPCID BIT(12)
 #define PROC2_TSC_SCALING BIT(25)
@@ -60,11 +63,12 @@ struct vmx_config {
 	u32 revision, pin, proc, proc2, exit, entry;
 	u8 preemption_shift; /* timer counts once per 2^shift TSC ticks */
 	bool tsc_scaling, vpid;
+	bool apicv;          /* an x2APIC's interrupts can be delivered by the CPU: vmx_vmcs_set_apicv() */
 };
 extern struct vmx_config vmx_config;
 
-/* Negotiates controls. -E_UNSUPPORTED with *e naming what is missing. */
-int vmx_init(struct error *e) __must_check;
+/* Negotiates controls. apicv: whether APIC virtualization may be used. -E_UNSUPPORTED with *e naming what is missing. */
+int vmx_init(bool apicv, struct error *e) __must_check;
 /* VMXON on this CPU, after vmx_init() on the first. -E_UNSUPPORTED, -E_NOMEM. */
 int vmx_on(struct error *e) __must_check;
 /* Makes vmcs (a zeroed frame) a cleared VMCS region with our revision. */
@@ -72,8 +76,11 @@ void vmx_vmcs_init(void *vmcs);
 /* VMCLEAR / VMPTRLD. */
 void vmx_vmcs_clear(void *vmcs);
 void vmx_vmcs_load(void *vmcs);
-/* Writes control and host fields of the current VMCS. eptp: ept_pointer(); vpid != 0. */
-void vmx_vmcs_setup(u64 eptp, u16 vpid);
+/* Writes control and host fields of the current VMCS. eptp: ept_pointer(); vpid != 0; apic_page: virtual-APIC page, or NULL. */
+void vmx_vmcs_setup(u64 eptp, u16 vpid, const void *apic_page);
+/* Virtualization of x2APIC mode and virtual-interrupt delivery on or off, in the current VMCS, which has an apic_page. Returns
+ * the processor-based controls that go with it, for the caller to write. */
+u32 vmx_vmcs_set_apicv(bool on);
 /* Writes the host fields that differ from CPU to CPU: before the current VMCS is first entered on this one. */
 void vmx_vmcs_set_cpu(void);
 /* INVEPT of that context. */

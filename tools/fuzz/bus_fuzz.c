@@ -2,7 +2,8 @@
 /* libFuzzer: a whole guest with two vCPUs and all devices, over the fake hardware, whose every VM exit is what the input says:
  * ports, MSRs, MMIO by any instruction, configuration space, IPIs, control registers, virtio rings; between its slices host
  * time passes and the host does what it does (services, console, moves of the guest within itself, resets). Input: operations
- * of one byte (bit 7: of the host; else a slice of a vCPU, and each exit in it one byte more) and what they take.
+ * of one byte (bit 7: of the host; else a slice of a vCPU, and each exit in it one byte more) and what they take. In inputs of
+ * odd length the CPU virtualizes APICs.
  * At each VM entry the state must be one that hardware takes; and whatever the guest did, its state moves. */
 #include "hv/arch/x86.h"
 #include "hv/fake/fake.h"
@@ -32,7 +33,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t len);
 #define DATA_AT 0x5000
 
 enum { X_EXCEPTION = 0, X_TRIPLE_FAULT = 2, X_CPUID = 10, X_HLT = 12, X_VMCALL = 18, X_CR = 28, X_IO = 30, X_RDMSR = 31,
-       X_WRMSR = 32, X_EPT_VIOLATION = 48, X_PREEMPTION = 52, X_XSETBV = 55 };
+       X_WRMSR = 32, X_PAUSE = 40, X_EOI = 45, X_EPT_VIOLATION = 48, X_PREEMPTION = 52, X_XSETBV = 55, X_APIC_WRITE = 56 };
 
 static struct input in;
 static struct vm *vm;
@@ -215,7 +216,7 @@ static int exit_ipi(struct vcpu *v)
 
 static int exit_other(struct vcpu *v)
 {
-	static const u8 reasons[] = { X_CPUID, X_HLT, X_VMCALL, X_XSETBV, 1, 7, 8, 9, 11, 13, 15, 20, 29, 33, 34, 36, 39, 50, 53, 54, 76,
+	static const u8 reasons[] = { X_CPUID, X_HLT, X_VMCALL, X_XSETBV, 1, 7, 8, 9, 11, 13, 15, 20, 29, 33, 34, 36, 39, 50, 53, 54, 76, X_PAUSE, X_EOI,
 				      X_TRIPLE_FAULT, X_EXCEPTION, X_CPUID, X_HLT, X_CR, X_CR, X_CR };
 	u8 which = (u8)take(&in, 1);
 	u32 reason = which < 0xf0 ? reasons[which % ARRAY_SIZE(reasons)] : (u8)take(&in, 1);
@@ -249,6 +250,66 @@ static int exit_other(struct vcpu *v)
 		v->s.gpr[VCPU_RDX] = 0;
 	}
 	return exit_with(reason, qual, 2);
+}
+
+/* --- a CPU that delivers interrupts by itself (SDM "Virtual-Interrupt Delivery") --- */
+
+static u32 *apic_reg(struct vcpu *v, u32 offset) { return (u32 *)v->apic_page + offset / 4; }
+
+static u32 apic_highest(struct vcpu *v, u32 offset)
+{
+	for (u32 i = 256; i-- > 16;)
+		if (*apic_reg(v, offset + i / 32 * 16) & 1u << i % 32)
+			return i;
+	return 0;
+}
+
+static u32 apic_status(struct vcpu *v) { return apic_highest(v, 0x100) << 8 | apic_highest(v, 0x200); }
+
+static void apic_flip(struct vcpu *v, u32 offset, u32 vector)
+{
+	*apic_reg(v, offset + vector / 32 * 16) ^= 1u << vector % 32;
+	vmcs_write(VMCS_GUEST_INTR_STATUS, (u16)apic_status(v));
+}
+
+static void apic_enter(struct vcpu *v)
+{
+	u32 rvi = apic_highest(v, 0x200), svi = apic_highest(v, 0x100);
+
+	MUST(vmcs_read(VMCS_PROC_CTLS) & PROC_TPR_SHADOW);
+	MUST(vmcs_read(VMCS_GUEST_INTR_STATUS) == apic_status(v));
+	MUST(!(*apic_reg(v, 0x80) & ~0xffu) && !(*apic_reg(v, 0x100) & 0xffff) && !(*apic_reg(v, 0x200) & 0xffff));
+	if (injected.info & INTR_VALID || !(vmcs_read(VMCS_GUEST_RFLAGS) & RFLAGS_IF) ||
+	    (vmcs_read(VMCS_PROC_CTLS) & PROC_INTERRUPT_WINDOW) || (rvi & 0xf0) <= MAX(svi & 0xf0, *apic_reg(v, 0x80) & 0xf0))
+		return;
+	apic_flip(v, 0x200, rvi);
+	apic_flip(v, 0x100, rvi);
+	vmcs_write(VMCS_GUEST_RFLAGS, vmcs_read(VMCS_GUEST_RFLAGS) & ~(RFLAGS_IF | RFLAGS_TF));
+}
+
+/* EOI, TPR, self-IPI. Not 0: it exits. */
+static u32 apic_use(struct vcpu *v, u8 how, u64 *qual)
+{
+	u32 svi = apic_highest(v, 0x100);
+
+	*qual = svi;
+	switch (how & 3) {
+	case 0:
+		if (!svi)
+			return 0;
+		apic_flip(v, 0x100, svi);
+		return vmcs_read(VMCS_EOI_EXIT(svi / 64)) & BIT(svi % 64) ? X_EOI : 0;
+	case 1:
+		*apic_reg(v, 0x80) = how & 0xf0;
+		return 0;
+	}
+	*apic_reg(v, 0x3f0) = how;
+	*qual = 0x3f0;
+	if (how < 16)
+		return X_APIC_WRITE;
+	if (!(*apic_reg(v, 0x200 + how / 32 * 16) & 1u << how % 32))
+		apic_flip(v, 0x200, how);
+	return 0;
 }
 
 /* What it does without an exit: flags, blocking, the end of an NMI's handler. */
@@ -306,6 +367,8 @@ int vmx_enter(u64 *gpr, u64 launched)
 
 	check_entry(v);
 	deliver(v);
+	if (v->apicv)
+		apic_enter(v);
 	fake_tsc_now += 100;
 	vmcs_write(VMCS_GUEST_RIP, CODE_AT);
 	if (next_io.there) {
@@ -352,7 +415,17 @@ int vmx_enter(u64 *gpr, u64 launched)
 		virtio_fake_mmio_write(vm, vio->v->pci.bar + 0x3000 + 4 * (take(&in, 1) & 3), 2, 0);
 		break;
 	}
-	case 14: run_freely(v, (u8)take(&in, 1)); break;
+	case 14:
+		if (write && v->apicv) {
+			u64 qual;
+			u32 reason = apic_use(v, (u8)take(&in, 1), &qual);
+
+			if (reason)
+				return exit_with(reason, qual, 2);
+		} else {
+			run_freely(v, (u8)take(&in, 1));
+		}
+		break;
 	default: fake_tsc_now += take(&in, 2) << (op >> 4 << 1);
 	}
 	return exit_with(X_PREEMPTION, 0, 0);
@@ -472,6 +545,8 @@ static void make(void)
 	moves_left = 8;
 	vm = vm_define(&c, &e);
 	MUST(vm && !vm_start(vm, &e));
+	if (vmx_config.apicv) /* as Linux does, or it takes long to be found */
+		MUST(!lapic_msr_write(vm->vcpus[0]->lapic, 0x1b, lapic_base(vm->vcpus[0]->lapic) | BIT(10)));
 	enter_long_mode();
 }
 
@@ -481,6 +556,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t len)
 	u64 deadline;
 
 	in = (struct input){ data, data + len };
+	vmx_config.apicv = len & 1;
 	make();
 	for (unsigned i = 0; i < 300 && in.p < in.end && !vm_is_dead(vm); i++) {
 		u8 op = (u8)take(&in, 1);
