@@ -14,7 +14,7 @@ ENDS = {"pass": "shutdown", "off": "shutdown", "dead": "internal-error", "panick
 ALONE = ("timer", "timer-lax", "timer-loop")  # measure time, so nobody may compete for the CPU
 
 
-def sections(batch, **keys):
+def sections(batch, alone=ALONE, **keys):
     return [
         guest(
             t.name,
@@ -25,7 +25,7 @@ def sections(batch, **keys):
             disk=t.disk,
             os="multiboot",
             modules=[name for name, _ in t.modules],
-            **{"autostart": "no" if t.name in ALONE else "yes", **keys},
+            **{"autostart": "no" if t.name in alone else "yes", **keys},
         )
         for t in batch
     ]
@@ -73,15 +73,16 @@ def judge(c, batch, timeout):
     until(check, timeout, lambda: "\n".join(f"{name}: {why}" for name, why in bad.items()))
 
 
-def run_batch(run, batch, more="", timeout=60, cpus=1, **keys):
-    """Boot a host with these guests, judge them; returns (host, operator, control session)."""
-    host = run.host("a", run.esp("a", conf(*sections(batch, **keys), more=more), files(batch)), sync="none", cpus=cpus)
+def run_batch(run, batch, more="", timeout=60, cpus=1, alone=ALONE, **keys):
+    """Boot a host with these guests, judge them; returns (host, operator, control session). Those named in `alone` run
+    after the others, one by one."""
+    host = run.host("a", run.esp("a", conf(*sections(batch, alone, **keys), more=more), files(batch)), sync="none", cpus=cpus)
     host.wait_for(r"hv: ready", 60)
     op = lib.Operator(run, host)
     c = op.control()
-    judge(c, [t for t in batch if t.name not in ALONE], timeout)
+    judge(c, [t for t in batch if t.name not in alone], timeout)
     for t in batch:
-        if t.name in ALONE:
+        if t.name in alone:
             c.call("guest-start", guest=t.name)
             judge(c, [t], timeout)
     return host, op, c

@@ -29,14 +29,15 @@ def well(text):
 
 
 def smp_host(run, cpus, *names, more=""):
-    for t in (t for t in SMP if t.name in names):  # each alone: they measure
-        host, _, c = guests.run_batch(run, [t], more=more, timeout=100, cpus=cpus)
-        bench = re.findall(r"^BENCH .*", c.console(t.name), re.M)
-        print(f"{cpus} CPUs, {t.name}: {bench} {c.guests()[t.name]['self-migrations']} self-migrations", flush=True)
+    """One after the other on a host that is idle otherwise: they measure."""
+    host, _, c = guests.run_batch(run, [t for t in SMP if t.name in names], more=more, timeout=100, cpus=cpus, alone=names)
+    for name in names:
+        bench = re.findall(r"^BENCH .*", c.console(name), re.M)
+        print(f"{cpus} CPUs, {name}: {bench} {c.guests()[name]['self-migrations']} self-migrations", flush=True)
         ticks = {kind: int(n) for kind, n in re.findall(r"BENCH ([\w-]+)\.ticks=(\d+)", " ".join(bench))}
         if cpus == 1 and not more:  # its vCPUs wait for each other: who says PAUSE gives way long before its slice ends
             assert 2 * ticks["handover"] < ticks["handover-nopause"], ticks
-        host.stop()
+    host.stop()
 
 
 @test(timeout=400)
