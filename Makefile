@@ -89,7 +89,7 @@ $(HV_ASMS:%.S=$(BUILD)/obj/%.o): $(BUILD)/gen/asm_offsets.h
 # --- unit tests: the same sources over hv/fake, with sanitizers ---
 TEST_CFLAGS := -std=gnu11 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-strict-aliasing -Wall -Wextra \
 	-Werror -Wno-unused-parameter -Wno-missing-field-initializers -Ihv/fake/include -I. -I$(BUILD)/gen -MMD -MP
-PURE_SRCS := $(filter-out hv/vm/fpu.c hv/vm/sched.c,hv/config.c hv/lib/err.c hv/vmx/event.c \
+PURE_SRCS := $(filter-out hv/vm/fpu.c hv/vm/sched.c,hv/config.c hv/keep.c hv/lib/err.c hv/vmx/event.c \
 	$(call NOT_TEST,$(wildcard hv/mm/*.c hv/vm/*.c hv/vdev/*.c))) $(wildcard hv/fake/*.c) $(GUEST_NET_SRCS)
 PURE_OBJS := $(PURE_SRCS:%.c=$(BUILD)/tests/obj/%.o) $(PURE_LIB_OBJS)
 HV_TEST_SRCS := $(wildcard hv/*_test.c hv/*/*_test.c) $(GUEST_NET_TESTS)

@@ -3,6 +3,7 @@
 #pragma once
 #include <efi.h>
 #include "boot/boot_info.h"
+#include "hv/keep.h"
 
 /* Set by efi_main before anything else. */
 extern EFI_SYSTEM_TABLE *boot_st;
@@ -14,6 +15,10 @@ void boot_say(const char *fmt, ...) __printf(1, 2);
 /* --- files.c --- */
 /* Reads \godwit\godwit.conf, the certificates and all images that it names from the volume that image was loaded from. */
 void boot_files_load(EFI_HANDLE image, struct boot_info *bi);
+
+/* --- firmware.c --- */
+/* Reads the records that earlier starts of this host have left (hv/keep.h), and notes how to write new ones. */
+void boot_records_load(struct boot_info *bi);
 
 /* --- memory.c --- */
 /* Allocates the page-table pool; after this nothing else may be allocated but the map itself. false: out of memory. */

@@ -13,6 +13,14 @@ struct boot_file {
 	char error[200];    /* why it is missing, for people; empty if it is there */
 };
 
+/* What firmware still does for us when boot services are gone, called at its physical address. */
+struct boot_firmware {
+	u64 set_variable;        /* EFI_SET_VARIABLE; 0: none, why[] says why */
+	struct boot_range { u64 start, end; bool code; } ranges[32]; /* its code, and its devices above phys_end; page-aligned */
+	u32 n_ranges;
+	char why[120];
+};
+
 struct boot_info {
 	struct { u64 start, end; } free[BOOT_MAX_RANGES]; /* usable after ExitBootServices; page-aligned */
 	u32 n_free;
@@ -21,6 +29,7 @@ struct boot_info {
 	u64 table_pool, table_pages; /* 4 KiB pages for paging_init(): firmware's own tables lie in free memory */
 	u64 trampoline;          /* 3 pages below 1 MiB for starting other CPUs; 0: there were none */
 	u64 boot_bytes;          /* memory held by the image, its tables and the files */
+	struct boot_firmware firmware;
 	u64 rsdp;                /* ACPI 2.0 RSDP physical address, 0 if none */
 	u64 wall_seconds;        /* firmware clock, UTC, seconds since 1970 at tsc_at_wall */
 	u64 tsc_at_wall, tsc_at_entry;

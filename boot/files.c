@@ -131,6 +131,8 @@ void boot_files_load(EFI_HANDLE image, struct boot_info *bi)
 		snprintf(bi->config.errors[0].text, sizeof(bi->config.errors[0].text), "%s", conf.error[0] ? conf.error :
 			"godwit.conf cannot be read: firmware shows no file system on the boot device. Boot from a FAT volume.");
 	}
+	boot_records_load(bi);
+	keep_merge(&bi->config);
 	boot_say("Host %s, %u guest(s) configured", bi->config.host_name, bi->config.n_guests);
 	for (u32 i = 0; i < bi->config.n_errors; i++)
 		boot_say("  config: %s", bi->config.errors[i].text);

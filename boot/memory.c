@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "boot/boot.h"
 
+#include <string.h>
+
 static u8 *map_buf;
 static UINTN map_bytes; /* size of map_buf */
 
@@ -112,6 +114,25 @@ static void add_free(struct boot_info *bi, u64 start, u64 end)
 	}
 }
 
+/* What must be mapped besides RAM, and executable, for firmware to be called. */
+static void note_firmware(struct boot_info *bi, const EFI_MEMORY_DESCRIPTOR *d)
+{
+	u64 start = d->PhysicalStart, end = start + d->NumberOfPages * PAGE_SIZE;
+	bool code = d->Type == EfiRuntimeServicesCode;
+	struct boot_range *last = bi->firmware.n_ranges ? &bi->firmware.ranges[bi->firmware.n_ranges - 1] : NULL;
+
+	if (!(d->Attribute & EFI_MEMORY_RUNTIME) || (!code && end <= bi->phys_end))
+		return;
+	if (last && last->end == start && last->code == code) {
+		last->end = end;
+	} else if (bi->firmware.n_ranges < ARRAY_SIZE(bi->firmware.ranges)) {
+		bi->firmware.ranges[bi->firmware.n_ranges++] = (struct boot_range){ start, end, code };
+	} else {
+		bi->firmware.set_variable = 0;
+		strcpy(bi->firmware.why, "its code is in too many places");
+	}
+}
+
 bool boot_memory_exit(EFI_HANDLE image, struct boot_info *bi)
 {
 	UINTN key, bytes, desc_size;
@@ -127,8 +148,10 @@ bool boot_memory_exit(EFI_HANDLE image, struct boot_info *bi)
 	if (EFI_ERROR(st))
 		return false;
 	bi->n_free = 0;
-	FOR_EACH_DESC(d, bytes, desc_size)
+	FOR_EACH_DESC(d, bytes, desc_size) {
 		if (is_free(d))
 			add_free(bi, d->PhysicalStart, d->PhysicalStart + d->NumberOfPages * PAGE_SIZE);
+		note_firmware(bi, d);
+	}
 	return true;
 }

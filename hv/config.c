@@ -214,6 +214,11 @@ static const char *set_host_name(struct parser *p, const char *v)
 	return NULL;
 }
 
+static const char *set_records(struct parser *p, const char *v)
+{
+	return yes_no(v, &p->c->keep_records) ? NULL : BAD_YES_NO;
+}
+
 static const char *set_mode(struct parser *p, const char *v)
 {
 	if (strcmp(v, "static") && strcmp(v, "dhcp"))
@@ -671,6 +676,7 @@ static const char *set_vlan(struct parser *p, const char *v)
 
 static const struct key keys[] = {
 	{ S_HOST, "name", set_host_name },
+	{ S_HOST, "records", set_records },
 	{ S_NETWORK, "mode", set_mode },
 	{ S_NETWORK, "address", set_address },
 	{ S_NETWORK, "gateway", set_gateway },
@@ -997,7 +1003,7 @@ void config_parse(struct config *c, const char *text, size_t len)
 
 	memset(c, 0, sizeof(*c));
 	strcpy(c->host_name, "unnamed");
-	c->dhcp = true;
+	c->dhcp = c->keep_records = true;
 	c->port = 4789;
 	c->time.poll_s = 64;
 	c->freeze_budget_ms = 300;
@@ -1048,4 +1054,61 @@ int config_parse_guest(const struct config *host, struct config *scratch, const 
 	/* Without the line: nobody has seen this text. */
 	why = scratch->n_errors ? strstr(scratch->errors[0].text, ": ") : NULL;
 	return error_set(e, E_INVAL, "%s", why ? why + 2 : "this is not the definition of one guest");
+}
+
+struct text { char *at; size_t room, len; };
+
+static void __printf(2, 3) put(struct text *t, const char *fmt, ...)
+{
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vsnprintf(t->at + MIN(t->len, t->room), t->room - MIN(t->len, t->room), fmt, ap);
+	va_end(ap);
+	t->len += (size_t)n;
+}
+
+static void put_disk(struct text *t, const struct disk_config *d)
+{
+	if (d->kind == DISK_RAM)
+		put(t, "disk=ram:%lluM", (unsigned long long)d->bytes >> 20);
+	else if (d->kind == DISK_IMAGE)
+		put(t, "disk=image:%s", d->image);
+	else
+		put(t, "disk=nbd%s://%u.%u.%u.%u:%u/%s", d->tls ? "s" : "", d->address >> 24, d->address >> 16 & 255,
+		    d->address >> 8 & 255, d->address & 255, d->port, d->export_name);
+	if (d->read_only && d->kind != DISK_IMAGE)
+		put(t, ",ro");
+	if (d->serial[0])
+		put(t, ",serial=%s", d->serial);
+	if (d->timeout_ms)
+		put(t, ",timeout=%ums", d->timeout_ms);
+	put(t, "\n");
+}
+
+int config_guest_text(const struct guest_config *g, char *text, size_t room)
+{
+	struct text t = { text, room, 0 };
+	const struct { const char *key, *value; } values[] = { { "cpu", g->cpu }, { "kernel", g->kernel }, { "initrd", g->initrd },
+		{ "cmdline", g->cmdline }, { "os", g->os_type }, { "autostart", g->autostart ? "yes" : "" },
+		{ "debug-exit", g->debug_exit ? "yes" : "" }, { "console", g->console_serial ? "serial" : "" } };
+
+	put(&t, "[guest %s]\nmemory=%lluM\nvcpus=%u\nweight=%u\n", g->name, (unsigned long long)g->memory_bytes >> 20, g->vcpus,
+	    g->weight);
+	for (u32 i = 0; i < ARRAY_SIZE(values); i++)
+		if (values[i].value[0]) /* a key without a value would be an error */
+			put(&t, "%s=%s\n", values[i].key, values[i].value);
+	for (u32 i = 0; i < g->n_modules; i++)
+		put(&t, "module=%s\n", g->modules[i]);
+	for (u32 i = 0; i < g->n_disks; i++)
+		put_disk(&t, &g->disks[i]);
+	for (u32 i = 0; i < g->n_nics; i++) {
+		const struct nic_config *n = &g->nics[i];
+
+		put(&t, "nic=%s,mac=%02x:%02x:%02x:%02x:%02x:%02x", n->network, n->mac[0], n->mac[1], n->mac[2], n->mac[3], n->mac[4],
+		    n->mac[5]);
+		put(&t, n->vlan ? ",vlan=%u\n" : "\n", n->vlan);
+	}
+	return t.len < room ? (int)t.len : -E_RANGE;
 }

@@ -80,6 +80,7 @@ struct guest_config {
 
 struct config {
 	char host_name[NAME_MAX_LEN];
+	bool keep_records;             /* what must survive a restart goes into the firmware's variables */
 	bool dhcp;
 	u32 address, netmask, gateway; /* IPv4, host byte order */
 	u16 port;                      /* control and migration, default 4789 */
@@ -112,3 +113,5 @@ static inline bool config_mac_ok(const u8 mac[6])
  * what the keys that are not given keep (a guest that is changed), NULL: the defaults. scratch: for the work. -E_INVAL with *e. */
 int config_parse_guest(const struct config *host, struct config *scratch, const char *text, size_t len, const struct guest_config *base,
 		       struct guest_config *out, struct error *e) __must_check;
+/* The [guest] section that gives this definition when it is parsed, with its NUL. Returns its length, or -E_RANGE. */
+int config_guest_text(const struct guest_config *g, char *text, size_t room) __must_check;

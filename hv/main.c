@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* From firmware to the scheduler. A host that cannot run guests still brings up its console and control port. */
 #include "hv/main.h"
+#include "hv/arch/nvram.h"
 #include "hv/arch/cpu.h"
+#include "hv/keep.h"
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
 #include "hv/vm/lifecycle.h"
@@ -47,8 +49,10 @@ void hv_main(struct boot_info *bi)
 
 	boot_info = bi;
 	arch_init(bi);
+	nvram_init(bi);
 	BUG_ON(&__start_migratable[0] == &__stop_migratable[0]);
 	net_name_host(bi);
+	keep_start(c->host_name);
 	lifecycle_init(c);
 	can_run = vmx_start(!c->no_apicv);
 	if (can_run)
@@ -60,6 +64,8 @@ void hv_main(struct boot_info *bi)
 		struct error e = { 0 };
 		struct vm *vm = vm_define(&c->guests[i], &e);
 
+		if (vm)
+			vm_recall(vm);
 		if (vm && can_run && c->guests[i].autostart)
 			(void)!vm_start(vm, &e);
 		if (e.code)

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Who may run which guest: the outcome of every move that came close enough to matter (docs/PROTOCOL.md, "One owner").
- *
- * The ledger is in memory. Every call of ledger_set() is a point where a later version writes to stable storage
- * *before* it returns: LEDGER_GAVE_UP before COMMIT leaves, LEDGER_COMMITTED before the guest runs, LEDGER_ABORTED
- * before the answer leaves. Until then, a host that restarts has a new boot id and says so instead of guessing. */
+/* The outcome of every move that came close enough to matter (docs/PROTOCOL.md, "One owner"). It is in memory: a host that
+ * restarts has a new boot id and says so instead of guessing. What a restarted host may start by itself is on stable
+ * storage (hv/keep.h). */
 #pragma once
 #include "hv/config.h"
 

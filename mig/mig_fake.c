@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "mig/mig_fake.h"
+#include "hv/arch/nvram.h"
 #include "hv/lib/clock.h"
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
@@ -8,6 +9,7 @@
 #include "net/forward.h"
 #include "net/net.h"
 
+#include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -81,6 +83,29 @@ void *frame_alloc_bytes(u64 bytes) { return fake_alloc(1, bytes); }
 void frame_free_bytes(void *p, u64 bytes) { (void)bytes; fake_release(p); }
 void *heap_calloc(size_t n, size_t size) { return fake_alloc(n, size); }
 void heap_free(void *p) { fake_release(p); }
+
+/* --- what survives a restart --- */
+
+static struct keep keeps[FAKE_HOSTS]; /* in memory */
+static struct keep_slot nvram[FAKE_HOSTS][KEEP_SLOTS];
+static jmp_buf power_cut;
+
+int nvram_write(u32 i, const void *buf, size_t len, struct error *e)
+{
+	struct keep_slot *s = &nvram[world->host][i];
+
+	if (world->nvram_fails)
+		return error_set(e, world->nvram_fails, "a fault that the test wants");
+	world->nvram_writes++;
+	if (world->nvram_writes == world->cut_at && !world->cut_after)
+		longjmp(power_cut, 1);
+	s->len = (u16)len;
+	if (len)
+		memcpy(s->bytes, buf, len);
+	if (world->nvram_writes == world->cut_at)
+		longjmp(power_cut, 1);
+	return 0;
+}
 
 /* --- guests --- */
 
@@ -620,6 +645,7 @@ void fake_switch(int host)
 {
 	world->host = host;
 	mig_host = &world->mig[host];
+	keep = &keeps[host];
 }
 
 static u64 rnd(struct fake_vm *f)
@@ -661,25 +687,68 @@ struct vm *fake_guest(int host)
 	return vm;
 }
 
+static const struct guest_config the_guest = { .name = FAKE_GUEST, .memory_bytes = FAKE_GUEST_BYTES, .vcpus = 1, .weight = 100,
+	.os_type = "linux", .kernel = "vmlinuz", .cmdline = "console=ttyS0", .n_nics = 2,
+	.nics = { { "lan", { 2, 0, 0, 0, 0, 1 }, 0 }, { "back", { 2, 0, 0, 0, 0, 2 }, 7 } } };
+
+/* As hv_main() does: what godwit.conf and records say. */
+static void host_boot(int host)
+{
+	static struct config c;
+	char peer[NAME_MAX_LEN];
+	u64 epoch = 0;
+
+	memset(keep, 0, sizeof(*keep));
+	memcpy(keep->slots, nvram[host], sizeof(keep->slots));
+	memset(&c, 0, sizeof(c));
+	snprintf(c.host_name, sizeof(c.host_name), "%s", host_names[host]);
+	strcpy(c.switches[0].name, "lan");
+	strcpy(c.switches[1].name, "back");
+	c.n_switches = 2;
+	c.guests[0] = the_guest;
+	c.guests[0].autostart = true;
+	c.n_guests = world->autostart[host];
+	keep_merge(&c);
+	CHECK(!c.n_errors);
+	for (u32 i = 0; i < c.n_guests; i++) {
+		enum keep_owner owner = keep_owner(c.guests[i].name, peer, &epoch);
+		bool starts = c.guests[i].autostart && owner != KEEP_GIVEN;
+		struct vm *vm = starts ? vm_create(&c.guests[i], NULL) : vm_define(&c.guests[i], NULL);
+
+		vm->epoch = epoch + starts;
+		if (owner == KEEP_GIVEN)
+			vm_moved_away(vm, peer, epoch);
+		else
+			vm->state = starts ? RS_RUNNING : RS_SHUTDOWN;
+		vm->owner = starts;
+		if (!starts)
+			continue;
+		fake_vm(vm)->rng = 1;
+		snprintf(vm->owner_name, sizeof(vm->owner_name), "%s", host_names[host]);
+		vm_clock_start(vm);
+		if (owner != KEEP_NONE)
+			CHECK(!keep_here(c.guests[i].name, vm->epoch, NULL));
+	}
+}
+
 void fake_setup(u64 seed)
 {
-	struct guest_config c = { .name = FAKE_GUEST, .memory_bytes = FAKE_GUEST_BYTES, .vcpus = 1, .weight = 100, .os_type = "linux",
-				  .kernel = "vmlinuz", .cmdline = "console=ttyS0", .n_nics = 2,
-				  .nics = { { "lan", { 2, 0, 0, 0, 0, 1 }, 0 }, { "back", { 2, 0, 0, 0, 0, 2 }, 7 } } };
 	struct vm *vm;
 	struct fake_vm *f;
 
 	memset(world, 0, sizeof(*world));
+	memset(nvram, 0, sizeof(nvram));
 	world->allocs_left = -1;
 	world->writes_per_run = 2;
 	world->now_us = 1000000;
 	for (int h = FAKE_HOSTS - 1; h >= 0; h--) {
 		fake_switch(h);
 		mig_init(host_names[h]);
+		host_boot(h);
 		world->now_us++; /* another boot id */
 	}
 	fake_switch(FAKE_A);
-	vm = vm_create(&c, NULL);
+	vm = vm_create(&the_guest, NULL);
 	f = fake_vm(vm);
 	f->rng = seed * 0x9e3779b97f4a7c15ull + 1;
 	for (int i = 0; i < 8; i++)
@@ -750,6 +819,7 @@ void fake_restart(int host)
 	host_gone(host);
 	world->now_us++;
 	mig_init(host_names[host]);
+	host_boot(host);
 	fake_switch(back);
 }
 
@@ -770,6 +840,15 @@ static void check_owner(void)
 		bug(__FILE__, __LINE__, "two hosts run the guest");
 }
 
+/* The turn of the host that is switched to, until its power goes. */
+static void poll_host(void)
+{
+	if (!setjmp(power_cut))
+		mig_poll();
+	else
+		fake_restart(world->host);
+}
+
 void fake_step(u64 us)
 {
 	for (int h = 0; h < FAKE_HOSTS; h++) {
@@ -788,7 +867,7 @@ void fake_step(u64 us)
 			CHECK(vm->owner);
 			guest_scribble(fake_vm(vm), world->writes_per_run);
 		}
-		mig_poll();
+		poll_host();
 		check_owner();
 	}
 	fake_switch(FAKE_A);

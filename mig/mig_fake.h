@@ -2,6 +2,7 @@
 /* Two hosts in one process, for tests of mig/ alone: guests are RAM, a counter and a few bytes of state; links are
  * byte queues that break on demand; time moves when a test says so. Nothing of hv/ but error texts is used. */
 #pragma once
+#include "hv/keep.h"
 #include "mig/session.h"
 #include "net/forward.h"
 
@@ -43,6 +44,11 @@ struct fake_world {
 	unsigned injected;               /* that came to it; the last one: */
 	u32 injected_card, injected_len;
 	u8 injected_byte;
+	bool autostart[FAKE_HOSTS];      /* its godwit.conf has the guest, and starts it */
+	u32 nvram_writes;                /* to the firmware's variables, on both hosts */
+	u32 cut_at;                      /* the power of the host that begins this write (1: the first) goes; 0: never */
+	bool cut_after;                  /* just after it is done, else just before */
+	enum err nvram_fails;            /* what every write ends with instead */
 	bool bad_state;                  /* the source's state is one that post_load refuses */
 };
 extern struct fake_world *world;
@@ -54,7 +60,7 @@ u64 fake_teardown(void);
 /* Gives the guest n disks, and what it has seen of them. */
 void fake_disks(u32 n);
 void fake_switch(int host);
-/* Forgets everything that a restart would (guests too). */
+/* Forgets everything that a restart would (guests too), then starts what the host would start by itself. */
 void fake_restart(int host);
 /* One turn of both hosts: guests run, moves go on, time passes; checks the invariants that hold always. */
 void fake_step(u64 us);

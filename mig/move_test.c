@@ -122,6 +122,117 @@ static void test_plain(void **state)
 	}
 }
 
+/* Whatever is written when a host loses its power: never two owners (mig_fake.c looks in every step), also when both are
+ * restarted then. The guest is in A's godwit.conf, which starts it. */
+static void power_cut(u32 at, bool after, int plan, bool *reached)
+{
+	fake_setup(at);
+	world->autostart[FAKE_A] = true;
+	fake_restart(FAKE_A);
+	assert_true(alive(fake_guest(FAKE_A)));
+	world->cut_at = at;
+	world->cut_after = after;
+	for (int i = 0; i < 3; i++) {
+		struct vm *a = fake_guest(FAKE_A), *b = fake_guest(FAKE_B);
+
+		if (!alive(a) && !alive(b))
+			break;
+		/* Plan 1: the second is given up in the freeze. Plan 2: its COMMIT is lost, and the source has to ask. */
+		if (i == 1 && plan == 2)
+			world->plan = (struct fake_plan){ FAULT_CUT, world->links, 1, 160, 0 };
+		assert_int_equal(fake_move(alive(a) ? FAKE_A : FAKE_B, false, NULL), 0);
+		for (unsigned n = 0; n < 3000 && fake_busy(); n++) {
+			fake_step(STEP_US);
+			a = fake_guest(alive(fake_guest(FAKE_A)) ? FAKE_A : FAKE_B);
+			if (i == 1 && plan == 1 && a && a->mig && a->state == RS_FINISH_MIGRATE) {
+				fake_switch(a == fake_guest(FAKE_A) ? FAKE_A : FAKE_B);
+				(void)!mig_cancel(a, NULL);
+				fake_switch(FAKE_A);
+			}
+		}
+	}
+	*reached = world->nvram_writes >= at;
+	world->cut_at = 0;
+	for (int i = 0; i < 4; i++) {
+		fake_restart(i & 1 ? FAKE_B : FAKE_A);
+		for (int n = 0; n < 50; n++)
+			fake_step(STEP_US);
+	}
+	finish();
+}
+
+static void test_power_cuts(void **state)
+{
+	(void)state;
+	short_timeouts();
+	for (int plan = 0; plan < 3; plan++)
+		for (int after = 0; after < 2; after++) {
+			bool reached = true;
+			u32 at;
+
+			for (at = 1; reached; at++)
+				power_cut(at, after, plan, &reached);
+			assert_true(at > 6);
+		}
+}
+
+/* What a restart does after a move: the source's section does not start the guest, the target has it, off, until it is back. */
+static void test_restarts_after_moves(void **state)
+{
+	char peer[NAME_MAX_LEN];
+	u64 epoch;
+
+	(void)state;
+	fake_setup(1);
+	world->autostart[FAKE_A] = true;
+	begin(1, false);
+	assert_true(settle(3000));
+	assert_int_equal(outcome(), MOVED);
+	assert_true(world->nvram_writes <= 3);
+	fake_restart(FAKE_A);
+	assert_int_equal(fake_guest(FAKE_A)->state, RS_POSTMIGRATE);
+	assert_string_equal(fake_guest(FAKE_A)->owner_name, "b");
+	assert_int_equal(fake_guest(FAKE_A)->epoch, 2);
+	assert_int_equal(fake_move(FAKE_B, false, NULL), 0);
+	assert_true(settle(3000));
+	fake_restart(FAKE_B);
+	assert_null(fake_guest(FAKE_B)); /* it only passed through */
+	fake_restart(FAKE_A);
+	assert_true(alive(fake_guest(FAKE_A)));
+	assert_int_equal(fake_guest(FAKE_A)->epoch, 4);
+	assert_int_equal(fake_move(FAKE_A, false, NULL), 0);
+	assert_true(settle(3000));
+	fake_restart(FAKE_B);
+	fake_switch(FAKE_B);
+	assert_int_equal(fake_guest(FAKE_B)->state, RS_SHUTDOWN);
+	assert_int_equal(fake_guest(FAKE_B)->config.memory_bytes, FAKE_GUEST_BYTES);
+	assert_int_equal(keep_owner(FAKE_GUEST, peer, &epoch), KEEP_HERE);
+	assert_int_equal(epoch, 5);
+	fake_switch(FAKE_A);
+	finish();
+}
+
+/* A move that cannot be recorded takes place only if no restart starts the guest again, or if nothing is ever recorded. */
+static void test_records_fail(void **state)
+{
+	(void)state;
+	short_timeouts();
+	for (int i = 0; i < 6; i++) {
+		static const enum err faults[] = { E_UNSUPPORTED, E_RANGE, E_IO };
+		bool starts = i >= 3, stays = starts && i != 3;
+
+		fake_setup((u64)i + 1);
+		fake_guest(FAKE_A)->config.autostart = starts;
+		world->nvram_fails = faults[i % 3];
+		begin((u64)i, false);
+		assert_true(settle(3000));
+		assert_int_equal(outcome(), stays ? STAYED : MOVED);
+		if (stays)
+			assert_non_null(strstr(info_of(FAKE_A).error.text, "a fault that the test wants"));
+		finish();
+	}
+}
+
 static void test_there_and_back(void **state)
 {
 	struct error e = { 0 };
@@ -1239,6 +1350,9 @@ int main(void)
 		cmocka_unit_test(test_never_drains),
 		cmocka_unit_test(test_cancel_while_draining),
 		cmocka_unit_test(test_there_and_back),
+		cmocka_unit_test(test_power_cuts),
+		cmocka_unit_test(test_restarts_after_moves),
+		cmocka_unit_test(test_records_fail),
 		cmocka_unit_test(test_paused_stays_paused),
 		cmocka_unit_test(test_refusals),
 		cmocka_unit_test(test_networks), cmocka_unit_test(test_frames_follow),

@@ -3,7 +3,8 @@ MIG_CFLAGS := -isystem $(DEPS)/xxhash
 MIG_SRCS := $(filter-out %_test.c %_fake.c,$(wildcard mig/*.c))
 
 # mig/ alone over its own fake of everything else.
-MIG_TEST_OBJS := $(patsubst %.c,$(BUILD)/tests/obj/%.o,$(MIG_SRCS) mig/mig_fake.c hv/lib/err.c)
+MIG_FAKE_NEEDS := hv/keep.c hv/config.c hv/vm/cpu_model.c hv/lib/err.c
+MIG_TEST_OBJS := $(patsubst %.c,$(BUILD)/tests/obj/%.o,$(MIG_SRCS) mig/mig_fake.c $(MIG_FAKE_NEEDS))
 $(BUILD)/tests/mig_move_test: $(BUILD)/tests/obj/mig/move_test.o $(MIG_TEST_OBJS)
 $(BUILD)/tests/mig_wire_test: $(BUILD)/tests/obj/mig/wire_test.o $(MIG_TEST_OBJS)
 $(BUILD)/tests/mig_move_test $(BUILD)/tests/mig_wire_test:
@@ -17,7 +18,7 @@ $(BUILD)/tests/mig_state_test: $(BUILD)/tests/obj/mig/state_test.o $(MIG_SRCS:%.
 UNIT_TESTS += $(addprefix $(BUILD)/tests/,mig_move_test mig_wire_test mig_state_test)
 
 # For tools/fuzz/rules.mk.
-FUZZ_SRCS_wire := $(MIG_SRCS) mig/mig_fake.c hv/lib/err.c
+FUZZ_SRCS_wire := $(MIG_SRCS) mig/mig_fake.c $(MIG_FAKE_NEEDS)
 FUZZ_SRCS_target := $(FUZZ_SRCS_wire)
 FUZZ_SRCS_state = $(MIG_SRCS) $$(PURE_SRCS) $$(ZYDIS_SRCS)
 FUZZ_CFLAGS_wire := $(MIG_CFLAGS)

@@ -62,6 +62,7 @@ struct mig_session {
 	/* source */
 	u64 move_boot;                   /* the target's boot id when the move began */
 	bool tracking, frozen, was_paused, gave_up, waited;
+	bool given;                      /* this host has on record that the target has the guest */
 	bool round_done, awaiting, freeze_due; /* all pages of the round queued; its echo is to come; freeze as soon as possible */
 	u64 last_todo;          /* pages that were left at the end of the round before */
 	u64 drain_us;                    /* since when the guest's devices come to rest; 0: they work */

@@ -2,6 +2,7 @@
 /* The host that a guest leaves. Until `gave_up` every failure ends in source_fail(), which leaves the guest running
  * here as if nothing had happened. After it, only an answer of the target ends the move (docs/PROTOCOL.md). */
 #include "mig/session.h"
+#include "hv/keep.h"
 #include "hv/lib/clock.h"
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
@@ -68,6 +69,8 @@ static void source_fail(struct mig_session *s, const struct error *e)
 	s->info->error = *e;
 	if (tell && !session_send_text(s, WIRE_ABORT, e->text) && wire_flush(&s->out, s->stream) < 0)
 		tell = false;
+	if (s->given)
+		(void)!keep_here(s->key.guest, s->vm->epoch, NULL);
 	session_set(s, s->step, s->cancel ? "cancelled" : "failed", s->info->phase);
 	session_end(s);
 	if (!tell)
@@ -105,6 +108,7 @@ static void source_done(struct mig_session *s, u64 target_downtime_us)
 	session_end(s);
 	s->forward = lan_forward_begin(vm, send_lan, s);
 	vm_moved_away(vm, s->peer, s->key.epoch);
+	(void)!keep_left(s->key.guest, NULL);
 	/* As long as the connection lives on for those. */
 	if (!s->forward)
 		s->step = MIG_ENDED;
@@ -671,6 +675,19 @@ static int source_frame(struct mig_session *s, u32 type, struct wire_reader *r, 
 
 /* --- turns --- */
 
+/* From here on this host does not start the guest by itself after a restart, whatever happens: written while the guest still
+ * runs, because it takes milliseconds. What cannot be recorded may leave only if a restart would not start it. */
+static int record_given(struct mig_session *s, struct error *e)
+{
+	struct error why = { 0 };
+	int rc = keep_given(s->key.guest, s->peer, s->key.epoch, &why);
+
+	s->given = !rc;
+	if (!rc || rc == -E_UNSUPPORTED || !s->vm->config.autostart)
+		return 0;
+	return error_set(e, (enum err)-rc, "it would be started a second time: %s", why.text);
+}
+
 static int produce_round(struct mig_session *s, struct error *e)
 {
 	int rc;
@@ -682,6 +699,8 @@ static int produce_round(struct mig_session *s, struct error *e)
 		if (s->vm->state == RS_RUNNING && (s->vm->want_reset || s->vm->want_poweroff))
 			return 0;
 		/* Its disks and the like have nothing under way from here any more, then it stops. */
+		if (!s->drain_us && record_given(s, e))
+			return -E_IO;
 		if (!s->drain_us)
 			s->drain_us = now_us();
 		if (!vm_drain(s->vm))

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "net/commands.h"
 #include "hv/arch/caps.h"
+#include "hv/keep.h"
 #include "hv/lib/clock.h"
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
@@ -158,6 +159,7 @@ static void query_host(struct command_call *c, const cJSON *args)
 	list = cJSON_AddArrayToObject(o, "config-errors");
 	for (u32 i = 0; i < boot->config.n_errors; i++)
 		json_attach(list, NULL, cJSON_CreateString(boot->config.errors[i].text));
+	STR(o, "records-error", keep->problem.code ? keep->problem.text : "");
 	/* Both are the TSC, which starts at 0 when the machine does. */
 	NUM(o, "boot-ticks", boot_ticks);
 	NUM(o, "first-guest-output-ticks", first);
@@ -431,9 +433,19 @@ static bool parse_definition(struct command_call *c, const cJSON *args, const ch
 	return ok;
 }
 
+/* Done, but a restart of the host may undo it. */
+static void kept(struct command_call *c, int rc, const struct error *e)
+{
+	if (!rc)
+		return;
+	c->ret = cJSON_CreateObject();
+	STR(c->ret, "warning", e->text);
+}
+
 static void guest_create(struct command_call *c, const cJSON *args)
 {
 	const char *name = arg_text(c, args, "guest", NULL);
+	struct error e = { 0 };
 	struct guest_config *g;
 
 	if (!name)
@@ -446,8 +458,12 @@ static void guest_create(struct command_call *c, const cJSON *args)
 	g = heap_calloc(1, sizeof(*g));
 	if (!g)
 		fail(c, "GenericError", "this host has no memory for that");
-	else if (parse_definition(c, args, name, NULL, g) && !vm_define(g, &c->error))
-		result(c, -c->error.code);
+	else if (parse_definition(c, args, name, NULL, g)) {
+		if (vm_define(g, &c->error))
+			kept(c, keep_define(g, &e), &e);
+		else
+			result(c, -c->error.code);
+	}
 	heap_free(g);
 }
 
@@ -466,22 +482,28 @@ static void guest_change(struct command_call *c, const cJSON *args)
 {
 	struct vm *vm = arg_vm_at_rest(c, args);
 	struct guest_config *g = vm ? heap_calloc(1, sizeof(*g)) : NULL;
+	struct error e = { 0 };
 
 	if (!vm)
 		return;
 	if (!g)
 		fail(c, "GenericError", "this host has no memory for that");
-	else if (parse_definition(c, args, vm->config.name, &vm->config, g))
+	else if (parse_definition(c, args, vm->config.name, &vm->config, g)) {
 		vm->config = *g;
+		kept(c, keep_define(g, &e), &e);
+	}
 	heap_free(g);
 }
 
 static void guest_delete(struct command_call *c, const cJSON *args)
 {
 	struct vm *vm = arg_vm_at_rest(c, args);
+	struct error e = { 0 };
 
-	if (vm)
-		vm_destroy(vm);
+	if (!vm)
+		return;
+	kept(c, keep_delete(vm->config.name, &e), &e);
+	vm_destroy(vm);
 }
 
 static void guest_stop(struct command_call *c, const cJSON *args)

@@ -3,6 +3,7 @@
 #include "net/control.h"
 #include "net/vswitch.h"
 #include "hv/arch/caps.h"
+#include "hv/keep.h"
 #include "hv/mm/frame.h"
 #include "hv/vm/vm.h"
 #include "mig/mig.h"
@@ -128,6 +129,17 @@ struct vm *vm_define(const struct guest_config *cfg, struct error *e)
 }
 void vm_destroy(struct vm *vm) { vms[2] = NULL; }
 
+static char kept[60];
+static struct keep the_keep;
+struct keep *keep = &the_keep;
+static int keeps(const char *what, const char *guest, struct error *e)
+{
+	snprintf(kept, sizeof(kept), "%s %s", what, guest);
+	return the_keep.problem.code ? error_set(e, (enum err)the_keep.problem.code, "%s", the_keep.problem.text) : 0;
+}
+int keep_define(const struct guest_config *g, struct error *e) { return keeps("define", g->name, e); }
+int keep_delete(const char *guest, struct error *e) { return keeps("delete", guest, e); }
+
 static int note(const char *what, const struct vm *vm, struct error *e)
 {
 	snprintf(did, sizeof(did), "%s %s", what, vm->config.name);
@@ -217,7 +229,8 @@ static int setup(void **state)
 		vms[i * 3] = &guests[i];
 	}
 	memset(&next_error, 0, sizeof(next_error));
-	did[0] = 0;
+	memset(&the_keep, 0, sizeof(the_keep));
+	did[0] = kept[0] = 0;
 	typed_len = 0;
 	typed_room = 4096;
 	have_info = false;
@@ -436,7 +449,7 @@ static void test_shapes(void **state)
 	o = ask(p, "{\"execute\":\"query-host\"}");
 	r = cJSON_GetObjectItem(o, "return");
 	shape(r, "name:s version:s vmx:o cpu:s tsc-khz:n memory-total:n memory-free:n hypervisor-memory:n uptime-us:n "
-		"config-errors:a boot-ticks:n first-guest-output-ticks:n");
+		"config-errors:a records-error:s boot-ticks:n first-guest-output-ticks:n");
 	shape(cJSON_GetObjectItem(r, "vmx"), "usable:b missing:a remedy:s");
 	assert_string_equal(cJSON_GetStringValue(cJSON_GetArrayItem(cJSON_GetObjectItem(r, "config-errors"), 0)),
 		"line 3: memory: unknown");
@@ -623,6 +636,7 @@ static void test_definitions(void **state)
 	}
 	expect(p, "{\"execute\":\"guest-create\",\"arguments\":{\"guest\":\"new\",\"kernel\":\"vmlinuz\",\"memory\":\"64M\",\"vcpus\":2,"
 	       "\"console\":\"serial\",\"debug-exit\":true,\"disk\":[\"ram:4M\",\"ram:8M,ro\"]}}", "{\"return\":{}}");
+	assert_string_equal(kept, "define new");
 	assert_non_null(vms[2]);
 	assert_int_equal(made.config.memory_bytes, 64 << 20);
 	assert_int_equal(made.config.vcpus, 2);
@@ -639,7 +653,13 @@ static void test_definitions(void **state)
 	/* Not what runs. */
 	expect_error(p, "{\"execute\":\"guest-change\",\"arguments\":{\"guest\":\"one\",\"weight\":9}}", "GenericError", "stop it first");
 	expect_error(p, "{\"execute\":\"guest-delete\",\"arguments\":{\"guest\":\"one\"}}", "GenericError", "stop it first");
+	error_set(&the_keep.problem, E_RANGE, "the store is full");
+	expect(p, "{\"execute\":\"guest-change\",\"arguments\":{\"guest\":\"new\",\"weight\":8}}",
+	       "{\"return\":{\"warning\":\"the store is full\"}}");
+	assert_int_equal(made.config.weight, 8);
+	the_keep.problem.code = 0;
 	expect(p, "{\"execute\":\"guest-delete\",\"arguments\":{\"guest\":\"new\"}}", "{\"return\":{}}");
+	assert_string_equal(kept, "delete new");
 	assert_null(vms[2]);
 	expect_error(p, "{\"execute\":\"guest-delete\",\"arguments\":{\"guest\":\"new\"}}", "DeviceNotFound", "no guest is called");
 	/* The power button. */

@@ -153,6 +153,14 @@ int paging_map_code(u64 at, bool code)
 	return err;
 }
 
+int paging_map_firmware(u64 start, u64 end, bool run)
+{
+	int err = map_range(start, end, run ? RAM & ~PTE_NX : RAM);
+
+	load();
+	return err;
+}
+
 int paging_unmap_page(u64 va)
 {
 	int err = map_range(ALIGN_DOWN(va, PAGE_SIZE), ALIGN_DOWN(va, PAGE_SIZE) + PAGE_SIZE, 0);

@@ -2,6 +2,7 @@
 #include "hv/vm/lifecycle.h"
 #include "hv/arch/caps.h"
 #include "hv/arch/percpu.h"
+#include "hv/keep.h"
 #include "hv/lib/clock.h"
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
@@ -199,6 +200,23 @@ void vm_moved_away(struct vm *vm, const char *to, u64 epoch)
 	vm_state_changed(vm);
 }
 
+void vm_recall(struct vm *vm)
+{
+	char peer[NAME_MAX_LEN];
+	u64 epoch;
+	enum keep_owner owner = keep_owner(vm->config.name, peer, &epoch);
+
+	if (owner == KEEP_GIVEN)
+		vm_moved_away(vm, peer, epoch);
+	if (owner != KEEP_HERE)
+		return;
+	vm->epoch = epoch;
+	vm->owner = true;
+	snprintf(vm->owner_name, sizeof(vm->owner_name), "%s", host_name);
+	snprintf(vm->reason, sizeof(vm->reason), "this host was restarted");
+	vm->state = RS_SHUTDOWN;
+}
+
 /* Power-on: zeroed memory, reset devices, the kernel image loaded, vCPU 0 at its entry. */
 static int boot_guest(struct vm *vm, struct error *e)
 {
@@ -223,12 +241,15 @@ static int boot_guest(struct vm *vm, struct error *e)
 
 int vm_start(struct vm *vm, struct error *e)
 {
+	char peer[NAME_MAX_LEN];
+	u64 epoch;
 	int rc;
 
 	if (vm->mig)
 		return error_set(e, E_BUSY, "guest %s is being moved: wait for the move to end or cancel it", vm->config.name);
 	if (vm->state == RS_POSTMIGRATE)
-		return error_set(e, E_STATE, "guest %s lives on host %s now: start or stop it there", vm->config.name, vm->owner_name);
+		return error_set(e, E_STATE, "guest %s was moved to host %s (epoch %llu): start or stop it there, or start it here "
+				 "with force if that host is gone for good", vm->config.name, vm->owner_name, (unsigned long long)vm->epoch);
 	if (vm->state != RS_PRELAUNCH && !vm_is_dead(vm))
 		return error_set(e, E_STATE, "guest %s is %s already", vm->config.name, vm_run_state_name(vm->state));
 	vm_release(vm);
@@ -256,6 +277,9 @@ int vm_start(struct vm *vm, struct error *e)
 		 (unsigned long long)vm->ram_bytes >> 20, vm->config.vcpus, (unsigned long long)vm->epoch);
 	vm_state_changed(vm);
 	vm_unhold(vm);
+	/* What was never moved needs no record: the definition says it all. */
+	if (keep_owner(vm->config.name, peer, &epoch) != KEEP_NONE)
+		(void)!keep_here(vm->config.name, vm->epoch, NULL);
 	return 0;
 }
 

@@ -5,5 +5,7 @@
 
 /* Takes the host's name and the [debug] settings. */
 void lifecycle_init(const struct config *c);
+/* After vm_define() at boot: the state that is on record of a guest that has been moved, here or away. */
+void vm_recall(struct vm *vm);
 /* Carries out what the guest asked for (reset, power-off), frees what a dead guest held. Between slices only. */
 void lifecycle_poll(struct vm *vm);

@@ -3,6 +3,7 @@
 #include "hv/vm/vm.h"
 #include "hv/arch/x86.h"
 #include "hv/fake/fake.h"
+#include "hv/fake/nvram_fake.h"
 #include "hv/mm/frame.h"
 #include "hv/vm/cpuid.h"
 #include "hv/vm/guest_mem.h"
@@ -240,8 +241,49 @@ static void only_the_owner_runs_it(void **state)
 	assert_int_equal(vm->epoch, 7);
 	e = (struct error){ 0 };
 	assert_int_equal(vm_start(vm, &e), -E_STATE);
-	assert_non_null(strstr(e.text, "host b"));
+	assert_non_null(strstr(e.text, "host b (epoch 7)"));
 	vm_destroy(vm);
+}
+
+/* What a restart of the host makes of a guest that was given away, and of one that was here. */
+static void recalled_after_a_restart(void **state)
+{
+	struct guest_config c = config("g", 4);
+	char peer[NAME_MAX_LEN];
+	struct error e = { 0 };
+	struct vm *vm;
+	u64 epoch;
+
+	fake_boot_info.n_files = 1;
+	strcpy(fake_boot_info.files[0].name, "kernel");
+	fake_boot_info.files[0].data = (const u8 *)tiny_kernel;
+	fake_boot_info.files[0].size = sizeof(tiny_kernel);
+	for (int i = 0; i < 3; i++) {
+		memset(&fake_nvram, 0, sizeof(fake_nvram));
+		fake_nvram_restart();
+		if (i == 1)
+			assert_int_equal(keep_given("g", "b", 5, &e), 0);
+		if (i == 2)
+			assert_int_equal(keep_here("g", 5, &e), 0);
+		vm = vm_define(&c, &e);
+		assert_non_null(vm);
+		vm_recall(vm);
+		assert_int_equal(vm->state, i == 0 ? RS_PRELAUNCH : i == 1 ? RS_POSTMIGRATE : RS_SHUTDOWN);
+		assert_int_equal(vm->owner, i == 2);
+		assert_int_equal(vm_start(vm, &e), i == 1 ? -E_STATE : 0);
+		if (i == 1) { /* as guest-start with force does */
+			assert_non_null(strstr(e.text, "host b (epoch 5)"));
+			vm->state = RS_SHUTDOWN;
+			assert_int_equal(vm_start(vm, NULL), 0);
+		}
+		assert_int_equal(vm->epoch, i ? 6 : 1);
+		/* Only what has moved is on record. */
+		assert_int_equal(keep_owner("g", peer, &epoch), i ? KEEP_HERE : KEEP_NONE);
+		if (i)
+			assert_int_equal(epoch, 6);
+		vm_destroy(vm);
+	}
+	fake_boot_info.n_files = 0;
 }
 
 static void the_guest_asks_and_the_scheduler_does(void **state)
@@ -419,6 +461,7 @@ int main(void)
 		cmocka_unit_test(guest_memory_is_bounded), cmocka_unit_test(guest_memory_is_cold_at_first), cmocka_unit_test(dirty_log_sees_our_writes_and_the_guests),
 		cmocka_unit_test(clock_stands_still_while_paused), cmocka_unit_test(only_the_owner_runs_it),
 		cmocka_unit_test(the_guest_asks_and_the_scheduler_does), cmocka_unit_test(resets_are_rationed),
+		cmocka_unit_test(recalled_after_a_restart),
 		cmocka_unit_test(vcpu_state_survives_hardware),
 		cmocka_unit_test(loaded_state_is_not_overwritten),
 		cmocka_unit_test(cpuid_shows_no_more_than_it_should), cmocka_unit_test(a_baseline_is_what_the_guest_sees),

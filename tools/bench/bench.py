@@ -16,6 +16,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -149,6 +150,7 @@ class Host:
         self.lan_mac = "52:54:01" + self.mac[8:]
         self.process = None
         self.started = None
+        self.variables = None
         self._position = 0
 
     # Life
@@ -158,7 +160,7 @@ class Host:
         os.makedirs(self.dir, exist_ok=True)
         disk = os.path.join(self.dir, "disk.img")
         if os.path.isdir(self.esp):
-            make_esp(self.esp, disk)
+            make_esp(self._stage_variables() if self.variables else self.esp, disk)
         else:
             subprocess.run(["cp", "--sparse=always", self.esp, disk], check=True)
         open(self.serial_path, "wb").close()
@@ -181,6 +183,52 @@ class Host:
         if self.process and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+
+    def power_cut(self):
+        """Pull the plug and switch it on again. What Godwit has written to the firmware's variables is kept."""
+        if self.emulator == "bochs":
+            self._save_variables()
+        self.stop()
+        return self.start()
+
+    def _save_variables(self):
+        """Bochs has no flash: OVMF keeps its variables in the machine's RAM. Play the chip: take Godwit's from there;
+        variables/variables.c gives them back at the next start."""
+        self.process.send_signal(signal.SIGSTOP)
+        with open(OVMF_BOCHS, "rb") as f:
+            header = f.read(0x58)  # of the volume and of the store in it, which RAM has like the image
+        with open(f"/proc/{self.process.pid}/maps", encoding="ascii") as f:
+            areas = [[int(n, 16) for n in line.split()[0].split("-")] for line in f if " rw-p " in line]
+        stores = []
+        with open(f"/proc/{self.process.pid}/mem", "rb", 0) as memory:
+            for start, end in areas:
+                if end - start < self.memory << 20:
+                    continue
+                memory.seek(start)
+                ram = memory.read(end - start)
+                at = ram.find(header)
+                while at >= 0:
+                    stores.append(ram[at + 0x64 : at + 0x10000])
+                    at = ram.find(header, at + 1)
+        if not stores:
+            raise BenchError("OVMF's variables are not in the memory of Bochs")
+        # There are copies; the one that was written to last is the longest.
+        self.variables = max(map(godwit_variables, stores))[1]
+
+    def _stage_variables(self):
+        """The folder to boot: self.esp, with variables.c in front of Godwit."""
+        folder = os.path.join(self.dir, "esp")
+        boot = os.path.join(folder, "EFI", "BOOT")
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self.esp, folder)
+        os.rename(os.path.join(boot, "BOOTX64.EFI"), os.path.join(boot, "GODWIT.EFI"))
+        build, source = ("selfcheck", "build.sh"), ("variables", "variables.c")
+        subprocess.run(
+            [os.path.join(HERE, *build), os.path.join(boot, "BOOTX64.EFI"), os.path.join(HERE, *source)], check=True
+        )
+        with open(os.path.join(folder, "variables"), "wb") as f:
+            f.write(self.variables)
+        return folder
 
     def alive(self):
         """True while the machine is on."""
@@ -297,7 +345,8 @@ clock: sync={self.sync}
     def _qemu(self):
         if not shutil.which("qemu-system-x86_64"):
             raise BenchError("qemu-system-x86_64 is missing. Run 'tools/deps.sh packages'.")
-        shutil.copy(OVMF_VARS, os.path.join(self.dir, "vars.fd"))
+        if not self.started:  # firmware's variables live as long as this object
+            shutil.copy(OVMF_VARS, os.path.join(self.dir, "vars.fd"))
         lan = (
             [
                 "-netdev",
@@ -342,6 +391,18 @@ clock: sync={self.sync}
             f"file:{self.serial_path}",
             "-no-reboot",
         ]
+
+
+def godwit_variables(store):
+    """(end of the last variable, Godwit's as variables.c wants them) of an OVMF variable store, whose header is left out."""
+    vendor, found, at = bytes.fromhex("521c3b6f0e8d9a4c9e2751d83ab470c6"), b"", 0
+    while store[at : at + 2] == b"\xaa\x55":
+        name, data = struct.unpack_from("<II", store, at + 36)
+        # State 3Fh: added, and neither deleted nor about to be.
+        if store[at + 2] == 0x3F and store[at + 44 : at + 60] == vendor:
+            found += store[at + 60 : at + 60 + name] + struct.pack("<I", data) + store[at + 60 + name : at + 60 + name + data]
+        at = (at + 60 + name + data + 3) & ~3
+    return at, found
 
 
 class Link(Proxy):

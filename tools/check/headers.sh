@@ -64,13 +64,13 @@ declare -A may=(
 	[hv/arch]='hv/(lib|arch)/.*|hv/mm/frame.h|hv/config.h|boot/boot_info.h|drivers/uart/uart.h'
 	[hv/mm]='hv/(lib|mm)/.*'
 	[hv/vmx]='hv/(lib|arch|mm|vmx)/.*'
-	[hv/vm]='hv/(lib|arch|mm|vmx|vm)/.*|hv/config.h|boot/boot_info.h'
+	[hv/vm]='hv/(lib|arch|mm|vmx|vm)/.*|hv/(config|keep).h|boot/boot_info.h'
 	[hv/vdev]='hv/(lib|vdev)/.*|hv/vm/(vdev|blk).h'
 	[hv]='.*'
 	[drivers]='hv/(lib|arch)/.*|hv/mm/frame.h|drivers/.*'
-	[net]='(hv/lib|net)/.*|hv/(config|mm/frame|vm/vm|vm/blk).h|boot/boot_info.h|drivers/nic/nic.h|mig/mig.h'
-	[mig]='(hv/lib|mig)/.*|hv/mm/frame.h|hv/vm/(vm|vm_clock|blk).h|hv/config.h|net/stream.h'
-	[boot]='(boot|hv/lib)/.*|hv/config.h|hv/arch/(cpu|x86).h'
+	[net]='(hv/lib|net)/.*|hv/(config|keep|mm/frame|vm/vm|vm/blk).h|boot/boot_info.h|drivers/nic/nic.h|mig/mig.h'
+	[mig]='(hv/lib|mig)/.*|hv/mm/frame.h|hv/vm/(vm|vm_clock|blk).h|hv/(config|keep).h|net/stream.h'
+	[boot]='(boot|hv/lib)/.*|hv/(config|keep).h|hv/arch/(cpu|x86|nvram).h'
 )
 # FILE HEADER: the exceptions.
 exceptions='

@@ -86,7 +86,8 @@ static int define_run(struct define_args *a, const char *verb, struct fleet *fle
 	bool create = !strcmp(verb, "create"), delete = !strcmp(verb, "delete");
 	char command[32];
 	struct answer *at;
-	cJSON *args;
+	cJSON *args, *ret = NULL;
+	const char *warning;
 	int code;
 
 	if (delete != !cJSON_GetArraySize(a->keys))
@@ -100,23 +101,28 @@ static int define_run(struct define_args *a, const char *verb, struct fleet *fle
 	args = cJSON_Duplicate(a->keys, true);
 	cJSON_AddStringToObject(args, "guest", a->at.guest);
 	snprintf(command, sizeof(command), "guest-%s", verb);
-	code = qmp_call(&at->qmp, command, args, NULL, f);
+	code = qmp_call(&at->qmp, command, args, &ret, f);
 	if (code == GW_NO_HOST)
 		return fail_set(f, GW_UNKNOWN, "asked host '%s' to %s the guest '%s', but lost the answer: 'godwit status %s' shows"
 				" whether it was done", at->host->name, verb, a->at.guest, at->host->name);
 	if (code)
 		return code;
+	warning = json_text(ret, "warning", "");
 	if (a->ctx.json) {
 		cJSON *out = cJSON_CreateObject();
 
 		cJSON_AddStringToObject(out, "guest", a->at.guest);
 		cJSON_AddStringToObject(out, "host", at->host->name);
 		cJSON_AddStringToObject(out, "done", command);
+		if (warning[0])
+			cJSON_AddStringToObject(out, "warning", warning);
 		context_print_json(out);
 	} else {
-		printf("Guest '%s' on host '%s' was %sd.%s\n", a->at.guest, at->host->name, verb, delete ? "" :
-		       " The host forgets this when it restarts: put it into its godwit.conf, too.");
+		printf("Guest '%s' on host '%s' was %sd.\n", a->at.guest, at->host->name, verb);
 	}
+	if (warning[0])
+		fprintf(stderr, "godwit: but %s\n", warning);
+	cJSON_Delete(ret);
 	return GW_OK;
 }
 

@@ -189,6 +189,9 @@ static void print_notes(const struct fleet *fleet)
 		cJSON_ArrayForEach(v, cJSON_GetObjectItemCaseSensitive(a->info, "config-errors"))
 			printf("%shost '%s', configuration: %s\n", notes++ ? "" : "\n[Attention]\n", host,
 			       cJSON_IsString(v) ? v->valuestring : "?");
+		if (json_text(a->info, "records-error", "")[0])
+			printf("%shost '%s', what must survive a restart: %s\n", notes++ ? "" : "\n[Attention]\n", host,
+			       json_text(a->info, "records-error", ""));
 		cJSON_ArrayForEach(v, a->guests) {
 			const char *status = json_text(v, "status", "");
 

@@ -32,12 +32,14 @@ def test_attention(env):
     a = FakeHost(env, "a", guests=[guest("dead", "a", status="internal-error", running=False,
                                          **{"exit-reason": "EPT violation at 0x1000"})])
     a.info["config-errors"] = ["line 12: memory=12Q: use K, M or G"]
+    a.info["records-error"] = "firmware's store is full"
     b = FakeHost(env, "b")
     b.info["vmx"] = {"usable": False, "missing": ["VMX off in firmware", "EPT"],
                      "remedy": "enable VT-x in the firmware set-up"}
     p = env.run("status", code=0)
     has(p.out, "MISSING", "host 'b' cannot run guests; missing: VMX off in firmware, EPT. Remedy:"
         " enable VT-x in the firmware set-up", "configuration: line 12: memory=12Q",
+        "host 'a', what must survive a restart: firmware's store is full",
         "guest 'dead' on 'a' is internal-error: EPT violation at 0x1000")
 
 
@@ -123,11 +125,16 @@ def test_definitions(env):
     has(env.run("create", "n", "kernel", "--host", "a", code=2).err, "is not KEY=VALUE")
     has(env.run("create", "n", "kernel=k", "--host", "c", code=2).err, "host 'c' is not in hosts.ini")
     out = env.run("create", "n", "kernel=k", "cmdline=a=b c", "disk=ram:1M", "disk=ram:2M", "disk=ram:3M", "--host", "a", code=0).out
-    has(out, "Guest 'n' on host 'a' was created.", "godwit.conf")
+    has(out, "Guest 'n' on host 'a' was created.")
     equal([x for x in a.calls if x[0] == "guest-create"],
           [("guest-create", {"guest": "n", "kernel": "k", "cmdline": "a=b c", "disk": ["ram:1M", "ram:2M", "ram:3M"]})])
     has(env.run("change", "n", "memory=64M", code=0).out, "was changed")
     has(env.run("delete", "n", "x=1", code=2).err, "takes no KEY=VALUE")
+    a.handlers["guest-change"] = lambda args: {"warning": "a restart of this host will undo \x1b[2J it: full"}
+    p = env.run("change", "n", "memory=32M", code=0)
+    has(p.err, "but a restart of this host will undo", "it: full")
+    lacks(p.err, "\x1b")
+    has(json.loads(env.run("change", "n", "memory=32M", "--json", code=0).out)["warning"], "it: full")
     equal(json.loads(env.run("delete", "n", "--json", code=0).out), {"guest": "n", "host": "a", "done": "guest-delete"})
     has(env.run("delete", "n", code=1).err, "no host has a guest called 'n'")
     equal([x[0] for x in b.calls if not x[0].startswith("query")], [])
