@@ -2,8 +2,8 @@
 /* libFuzzer: a whole guest with two vCPUs and all devices, over the fake hardware, whose every VM exit is what the input says:
  * ports, MSRs, MMIO by any instruction, configuration space, IPIs, control registers, virtio rings; between its slices host
  * time passes and the host does what it does (services, console, moves of the guest within itself, resets). Input: operations
- * of one byte (bit 7: of the host; else a slice of a vCPU, and each exit in it one byte more) and what they take. In inputs of
- * odd length the CPU virtualizes APICs.
+ * of one byte (bit 7: of the host; else a slice of a vCPU, and each exit in it one byte more; there bit 7: flags and blocking
+ * change before) and what they take. In inputs of odd length the CPU virtualizes APICs.
  * At each VM entry the state must be one that hardware takes; and whatever the guest did, its state moves. */
 #include "hv/arch/x86.h"
 #include "hv/fake/fake.h"
@@ -32,8 +32,9 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t len);
 #define CODE_AT 0x4000
 #define DATA_AT 0x5000
 
-enum { X_EXCEPTION = 0, X_TRIPLE_FAULT = 2, X_CPUID = 10, X_HLT = 12, X_VMCALL = 18, X_CR = 28, X_IO = 30, X_RDMSR = 31,
-       X_WRMSR = 32, X_PAUSE = 40, X_EOI = 45, X_EPT_VIOLATION = 48, X_PREEMPTION = 52, X_XSETBV = 55, X_APIC_WRITE = 56 };
+enum { X_EXCEPTION = 0, X_TRIPLE_FAULT = 2, X_INT_WINDOW = 7, X_NMI_WINDOW = 8, X_CPUID = 10, X_HLT = 12, X_VMCALL = 18,
+       X_CR = 28, X_IO = 30, X_RDMSR = 31, X_WRMSR = 32, X_PAUSE = 40, X_EOI = 45, X_EPT_VIOLATION = 48, X_PREEMPTION = 52,
+       X_XSETBV = 55, X_APIC_WRITE = 56 };
 
 static struct input in;
 static struct vm *vm;
@@ -351,6 +352,15 @@ static void deliver(struct vcpu *v)
 	vmcs_write(VMCS_GUEST_RFLAGS, vmcs_read(VMCS_GUEST_RFLAGS) & ~(RFLAGS_IF | RFLAGS_TF));
 }
 
+/* SDM "Interrupt-Window Exiting" and "NMI-Window Exiting": what was waited for can be injected now. */
+static bool window_opens(struct vcpu *v)
+{
+	u32 ctls = vmcs_read(VMCS_PROC_CTLS), block = vmcs_read(VMCS_GUEST_INTERRUPTIBILITY);
+
+	return ((ctls & PROC_NMI_WINDOW) && !block) ||
+	       ((ctls & PROC_INTERRUPT_WINDOW) && (vmcs_read(VMCS_GUEST_RFLAGS) & RFLAGS_IF) && !(block & (BLOCK_STI | BLOCK_MOV_SS)));
+}
+
 /* A slice over: enough time for the deadline to be over. */
 static int slice_ends(void)
 {
@@ -371,6 +381,8 @@ int vmx_enter(u64 *gpr, u64 launched)
 		apic_enter(v);
 	fake_tsc_now += 100;
 	vmcs_write(VMCS_GUEST_RIP, CODE_AT);
+	if (window_opens(v))
+		return exit_with(vmcs_read(VMCS_GUEST_RFLAGS) & RFLAGS_IF ? X_INT_WINDOW : X_NMI_WINDOW, 0, 0);
 	if (next_io.there) {
 		next_io.there = false;
 		return exit_io(v, next_io.port, next_io.size, next_io.write, next_io.val);
@@ -380,6 +392,8 @@ int vmx_enter(u64 *gpr, u64 launched)
 	op = (u8)take(&in, 1);
 	size = 1u << (op >> 5 & 3) % 3;
 	write = op & 0x10;
+	if (op & 0x80)
+		run_freely(v, (u8)take(&in, 1));
 	switch (op & 15) {
 	case 0: case 1: {
 		unsigned port = any_port();
