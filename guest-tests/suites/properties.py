@@ -12,7 +12,7 @@ from runner import test
 # name: (kernel, arguments, vCPUs, more keys, whether it can be held at the point where a move hurts most)
 GUESTS = {
     "startup": ("smp", "prove=startup x2apic", 3, "", True),
-    "ipi": ("smp", "prove=ipi", 3, "", True),
+    "ipi": ("smp", "prove=ipi x2apic", 3, "", True),
     "tsc": ("smp", "prove=tsc", 3, "", True),
     "timers": ("timer", "loop slack-us=100000", 2, "", False),
     "msix": ("pci", "loop", 2, "", True),
