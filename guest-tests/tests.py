@@ -61,6 +61,7 @@ TESTS = [
     _t("ring", "turns=40", seconds=10, qemu=False),
     _t("ring-direct", "turns=40 direct", seconds=10, qemu=False),
     _t("disk", disk="ram:8M", output="DISK round=200", seconds=10, qemu=False),
+    _t("disk-bench", "bench loops=40", disk="ram:8M", output="BENCH disk0.write.depth32.ticks=", qemu=False),
     _t("poweroff", expect="off", output="POWEROFF"),
     _t("reboot-kbd", "how=kbd", expect="reset", output="REBOOT start how=kbd"),
     _t("reboot-cf9", "how=cf9", expect="reset", output="REBOOT start how=cf9"),
@@ -93,6 +94,7 @@ TESTS = [
     _t("spin-hlt", "how=hlt", expect="runs", output="SPIN"),
     _t("spin-cpuid", "how=cpuid", expect="runs", output="SPIN"),
     _t("spin-window", "how=nmi-window", expect="runs", output="SPIN"),
+    _t("spin-compute", "how=compute rounds=2 hz=250", output="SPIN lost-ppm=", qemu=False),
     _t("traps-loop", "how=loop", expect="runs", output="TRAPS loop", qemu=False),
 ]
 

@@ -4,23 +4,26 @@
  * back; flush, write-zeroes, identification; requests that no disk can do. The generation of each block is kept in memory, so
  * one that is lost, stale or in the wrong place is found, also after a move.
  * Arguments: disks=N (1), loops=N (200; 0: for ever, a line after each 100), paced: a short rest between rounds;
- * turns=N or loop: as loop.c does it, held with eight requests in the ring.
+ * turns=N or loop: as loop.c does it, held with eight requests in the ring; bench: instead of all that, what N (loops) requests of
+ * 4 KiB take, one at a time and 32 at a time: "BENCH diskN.KIND.depthN.ticks=N per_s=N".
  */
 #include "guest.h"
 
 #define FIRST_SLOT 4
 #define MAX_DISKS 4
-#define SIZE 32
+#define SIZE 128
 #define DEPTH 8
+#define MAX_DEPTH 32 /* of bench */
+#define VEC_DISK 0x50
 #define BLOCK 4096u
 #define MAX_BLOCKS 2048u
 enum { IN, OUT, FLUSH = 4, GET_ID = 8, ZEROES = 13 };
 
 struct disk {
 	VRING(SIZE) ring;
-	struct { u32 type, reserved; u64 sector; } head[DEPTH];
-	volatile u8 status[DEPTH];
-	u64 buf[DEPTH][BLOCK / 8] __attribute__((aligned(4096)));
+	struct { u32 type, reserved; u64 sector; } head[MAX_DEPTH];
+	volatile u8 status[MAX_DEPTH];
+	u64 buf[MAX_DEPTH][BLOCK / 8] __attribute__((aligned(4096)));
 	u16 generation[MAX_BLOCKS];
 	struct virtio dev;
 	u32 blocks;
@@ -29,15 +32,16 @@ struct disk {
 } __attribute__((aligned(4096)));
 static struct disk disks[MAX_DISKS];
 
-static void start(struct disk *d, u32 slot)
+/* interrupts: else it looks for itself. */
+static void start(struct disk *d, u32 slot, bool interrupts)
 {
 	CHECK("disk", pci_read(slot, 0) == 0x10421af4, "slot %u: id %x", slot, pci_read(slot, 0));
 	if (!CHECK("capabilities", virtio_find(&d->dev, slot) && d->dev.config, "%lx %lx %lx", d->dev.common, d->dev.notify_at,
 		   d->dev.config))
 		return;
 	virtio_begin(&d->dev, VIRTIO_FLUSH | VIRTIO_ZEROES);
-	d->ring.avail.flags = 1; /* looks for itself */
-	VIRTIO_QUEUE(&d->dev, 0, &d->ring, VIRTIO_NO_VECTOR);
+	d->ring.avail.flags = !interrupts;
+	VIRTIO_QUEUE(&d->dev, 0, &d->ring, interrupts ? 0 : VIRTIO_NO_VECTOR);
 	d->ok = virtio_go(&d->dev);
 	d->blocks = REG(u32, d->dev.config) / (BLOCK / 512);
 	d->ok = CHECK("start", d->ok && d->blocks > DEPTH, "status %x, %u blocks", virtio_status(&d->dev), d->blocks);
@@ -45,7 +49,7 @@ static void start(struct disk *d, u32 slot)
 		d->blocks = MAX_BLOCKS;
 }
 
-/* Request n (of DEPTH): head, data if any, status. */
+/* Request n (of MAX_DEPTH): head, data if any, status. */
 static void submit(struct disk *d, u32 n, u32 type, u64 sector, u32 len)
 {
 	u16 i = (u16)(4 * n);
@@ -132,17 +136,80 @@ static void others(struct disk *d)
 	CHECK("zeroed", one(d, IN, 0, BLOCK) == 0 && !d->buf[0][0] && !d->buf[0][5], "status %u", d->status[0]);
 }
 
+static void on_interrupt(struct regs *r)
+{
+	(void)r;
+	apic_eoi();
+}
+
+/* That many requests for random blocks, depth of them at any time, halted while there is nothing to do: as a driver would.
+ * Returns the ticks that one took. */
+static u64 work(struct disk *d, u32 type, u32 depth, u32 count)
+{
+	u64 at = rdtsc(), doorbell = virtio_doorbell(&d->dev, 0), ticks;
+	u32 sent = 0, bad = 0;
+
+	for (u32 done = 0; done < count;) {
+		bool more = false;
+
+		for (; sent < depth; sent++, more = true)
+			submit(d, sent, type, mix64(sent) % d->blocks * (BLOCK / 512), BLOCK);
+		for (; d->ring.used.idx != d->seen; done++) {
+			u32 n = d->ring.used.ring[d->seen++ % SIZE].id / 4;
+
+			bad += d->status[n] != 0;
+			if (sent < count) {
+				submit(d, n, type, mix64(sent) % d->blocks * (BLOCK / 512), BLOCK);
+				sent++;
+				more = true;
+			}
+		}
+		__asm__ volatile("mfence" : : : "memory");
+		if (more && !(d->ring.used.flags & 1))
+			REG(u16, doorbell) = 0;
+		if (done < count && d->ring.used.idx == d->seen)
+			wait_interrupt();
+	}
+	ticks = (rdtsc() - at) / count;
+	CHECK("bench.status", !bad, "%u of %u requests failed", bad, count);
+	return ticks;
+}
+
+static void measure(struct disk *d, u32 number, u32 type, u32 depth, u32 count)
+{
+	u64 ticks = work(d, type, depth, count);
+
+	printf("BENCH disk%u.%s.depth%u.ticks=%lu per_s=%lu\n", number, type == IN ? "read" : "write", depth, ticks,
+	       tsc_khz() * 1000 / ticks);
+}
+
+static void bench(struct disk *d, u32 number, u32 count)
+{
+	intr_set(VEC_DISK, on_interrupt);
+	virtio_msix(&d->dev, 0, 0, VEC_DISK, 0);
+	pci_write(d->dev.slot, d->dev.msix_control, 0x80000000);
+	work(d, OUT, MAX_DEPTH, count); /* what is touched for the first time may cost more */
+	for (u32 depth = 1; depth <= MAX_DEPTH; depth += MAX_DEPTH - 1) {
+		measure(d, number, IN, depth, count);
+		measure(d, number, OUT, depth, count);
+	}
+}
+
 int main(void)
 {
 	u64 n_disks = arg_u64("disks", 1), loops = arg_u64("loops", 200);
-	bool good = true, paced = arg_is("paced", NULL), loop = loop_asked();
+	bool good = true, paced = arg_is("paced", NULL), loop = loop_asked(), measures = arg_is("bench", NULL);
 
 	for (u32 i = 0; i < n_disks && i < MAX_DISKS; i++) {
-		start(&disks[i], FIRST_SLOT + i);
+		start(&disks[i], FIRST_SLOT + i, measures);
 		if (!disks[i].ok)
 			return 0;
 	}
-	apic_enable(false);
+	apic_enable(measures && apic_has_x2apic());
+	for (u32 i = 0; measures && i < n_disks && i < MAX_DISKS; i++)
+		bench(&disks[i], i, (u32)loops);
+	if (measures)
+		return 0;
 	for (u64 n = 0; good && (loop ? loop_turn() : !loops || n < loops); n++) {
 		for (u32 i = 0; good && i < n_disks; i++)
 			good = round(&disks[i], n);

@@ -377,6 +377,8 @@ void virtio_queue(const struct virtio *d, u16 q, const void *desc, volatile void
 	virtio_queue(d, q, (r)->desc, &(r)->avail, &(r)->used, ARRAY_SIZE((r)->desc), vector)
 bool virtio_go(const struct virtio *d);
 void virtio_notify(const struct virtio *d, u16 q);
+/* Where that is written to, for who does it often. */
+u64 virtio_doorbell(const struct virtio *d, u16 q);
 /* Writes a vector's MSI-X entry: to this local APIC. */
 void virtio_msix(const struct virtio *d, u32 i, u32 apic_id, u8 vector, u32 masked);
 

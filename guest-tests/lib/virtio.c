@@ -93,11 +93,16 @@ bool virtio_go(const struct virtio *d)
 	return virtio_status(d) == 15;
 }
 
+u64 virtio_doorbell(const struct virtio *d, u16 q)
+{
+	REG(u16, d->common + 22) = q;
+	return d->notify_at + REG(u16, d->common + 30) * d->notify_multiplier;
+}
+
 void virtio_notify(const struct virtio *d, u16 q)
 {
 	__asm__ volatile("mfence" : : : "memory");
-	REG(u16, d->common + 22) = q;
-	REG(u16, d->notify_at + REG(u16, d->common + 30) * d->notify_multiplier) = q;
+	REG(u16, virtio_doorbell(d, q)) = q;
 }
 
 void virtio_msix(const struct virtio *d, u32 i, u32 apic_id, u8 vector, u32 masked)

@@ -233,3 +233,19 @@ def guest_commands(run):
     until(lambda: c.guests()["spin"]["exits"] > exits, 10, "the guest goes on")
     got = op.godwit("start", "spin", check=False)
     assert got.returncode == 1 and "is running already" in got.stderr, got
+
+
+@test(timeout=150)
+def guests_talk(run):
+    """Two tiny guests on one switch: every frame comes back as it was, with all state wiped and loaded again and again."""
+    keys = {"debug_exit": "yes", "console": "serial", "nic": "lan"}
+    text = conf(
+        guest("answer", "net.elf", cmdline="answer", **keys),
+        guest("ask", "net.elf", cmdline="ask frames=100 flood=1000", **keys),
+        more="[switch lan]\n\n[debug]\nself-migrate-exits=50\n\n",
+    )
+    host = run.host("a", run.esp("a", text, {"net.elf": os.path.join(lib.GUESTS, "net.elf")}), sync="none")
+    host.wait_for(r"^ask\| GUEST (PASS|FAIL)", 120)
+    assert "GUEST PASS" in host.serial(), host.serial()[-2000:]
+    entry = lib.Operator(run, host).control().guests()
+    assert entry["ask"]["self-migrations"] > 10 and entry["answer"]["self-migrations"] > 10, entry

@@ -5,8 +5,9 @@
     tools/bench/measure.py [PART...]        parts: host smp move; none = all
 
 Prints a table and writes build/bench.json, a flat object of numbers; parts that were not run keep their old
-figures there. In Bochs one instruction is one tick, so ticks do not depend on the machine that runs it; in QEMU
-with KVM they are the CPU's own. Figures are not tests: a missed aim is not a failure (exit code 0).
+figures there. In Bochs with one CPU one instruction is one tick, so ticks do not depend on the machine that runs
+it, but where somebody outside (an NBD server) is waited for; docs/HARDWARE.md has what several CPUs do to them. In QEMU with KVM
+they are the CPU's own. Figures are not tests: a missed aim is not a failure (exit code 0).
 """
 import argparse
 import json
@@ -21,6 +22,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 import bench
 import cluster
+import servers
 
 GUESTS = os.path.join(bench.BUILD, "guests")
 OUT = os.path.join(bench.BUILD, "bench.json")
@@ -57,28 +59,28 @@ AIM = {
     "move.idle.busy_ticks_per_byte": 8,
 }
 
-TINY = """[guest hello]
-kernel = hello.elf
-memory = 16M
-autostart = yes
-debug-exit = yes
-console = serial
-[guest exits]
-kernel = exits.elf
-memory = 16M
-autostart = yes
-debug-exit = yes
-console = serial
-"""
-SMP = """[guest smp]
-kernel = smp.elf
-cmdline = x2apic
-vcpus = 2
-memory = 16M
-autostart = yes
-debug-exit = yes
-console = serial
-"""
+def section(name, kernel, *lines, autostart="yes"):
+    """A [guest ...] section of a tiny guest."""
+    keys = (f"kernel = {kernel}.elf", "memory = 16M", f"autostart = {autostart}", "debug-exit = yes", "console = serial")
+    return "\n".join((f"[guest {name}]", *keys, *lines)) + "\n"
+
+
+def later(*args):
+    """One that is started when those before it have ended."""
+    return section(*args, autostart="no")
+
+
+# What runs on a host with one CPU and on one with three. `answer` ends only with the host.
+DEVICES = (
+    "[switch lan]\n"
+    + later("answer", "net", "cmdline = answer", "nic = lan")
+    + later("net", "net", "cmdline = ask", "nic = lan")
+    + later("compute", "spin", "cmdline = how=compute rounds=8")
+    + later("compute-hz250", "spin", "cmdline = how=compute rounds=8 hz=250")
+)
+DISK_REQUESTS = 200
+TINY = section("hello", "hello") + section("exits", "exits")
+SMP = section("smp", "smp", "cmdline = x2apic", "vcpus = 2")
 LINUX = """[guest web]
 memory = 128M
 kernel = vmlinuz
@@ -101,41 +103,81 @@ def directory(part):
     return os.path.join(bench.BUILD, "bench-" + part)
 
 
-def measure_host():
-    """Exits, and the time from power-on to a tiny guest's first byte."""
-    run = cluster.Cluster(directory("host"), "bench")
-    files = {name: os.path.join(GUESTS, name) for name in ("hello.elf", "exits.elf")}
-    host = run.host("a", TINY, files)
+def figures_of(name, text):
+    """What a guest printed: {name: value}."""
+    found = {}
+    for key, ticks, per_s, lost in re.findall(
+        rf"^{name}\| BENCH (\S+)\.ticks=(\d+)(?: per_s=(\d+))?(?: lost=(\d+))?", text, re.M
+    ):
+        found[key + ".ticks"] = int(ticks)
+        if per_s:
+            found[key + ".per_s"] = int(per_s)
+        if lost:
+            found[key + ".lost"] = int(lost)
+    return found
+
+
+def lost(name, text):
+    """The share of its time that a computing guest did not get, by all that it printed: {name: percent}."""
+    rounds = [(int(ppm), int(ms)) for ppm, ms in re.findall(rf"^compute\S*\| SPIN lost-ppm=(\d+) .* ms=(\d+)", text, re.M)]
+    return {f"lost.{name}.percent": round(sum(ppm * ms for ppm, ms in rounds) / sum(ms for _, ms in rounds) / 10000, 2)}
+
+
+def measure_guests(part, what, cpus, at_boot, prefix):
+    """Runs tiny guests on one host, each alone, and collects their figures: those of at_boot, which start with it, and the
+    devices'. prefix: of the devices' keys. Returns the figures and the host's answer to `status`."""
+    run = cluster.Cluster(directory(part), "bench")
+    image = os.path.join(run.dir, "nbd.img")
+    with open(image, "wb") as f:
+        f.truncate(8 << 20)
+    server = servers.NbdServer("nbdkit", image, run.dir).start()
+    disks = ("disk = ram:8M", f"disk = {server.uri()}")
+    conf = at_boot + DEVICES + later("disk", "disk", f"cmdline = disks=2 bench loops={DISK_REQUESTS}", *disks)
+    kernels = set(re.findall(r"^kernel = (\S+)$", conf, re.M))
+    host = run.host("a", conf, {name: os.path.join(GUESTS, name) for name in kernels}, cpus=cpus)
+    found = {}
+
+    def wait(name):
+        if host.wait_for(rf"^{name}\| GUEST (PASS|FAIL)", timeout=600, rewind=True)[1] != "PASS":
+            raise bench.BenchError(f"the guest '{name}' failed; see {host.serial_path}")
+
     try:
-        note("one host, tiny guests")
+        note(what)
         host.start()
-        end = host.wait_for(r"^exits\| GUEST (PASS|FAIL)", timeout=180)
-        if end[1] != "PASS":
-            raise bench.BenchError(f"the guest 'exits' failed; see {host.serial_path}")
-        found = {
-            f"exit.{kind}.ticks": int(n)
-            for kind, n in re.findall(r"^exits\| BENCH exit\.(\w+)\.ticks=(\d+)", host.serial(), re.M)
-        }
+        boot = re.findall(r"^\[guest (\S+)\]", at_boot, re.M)
+        for name in boot:
+            wait(name)
+        for name in boot:
+            found.update(figures_of(name, host.serial()))
+        run.godwit("start", "answer")
+        for name in ("disk", "net", "compute", "compute-hz250"):
+            note(f"guest {name}")
+            start = len(host.serial())
+            run.godwit("start", name)
+            wait(name)
+            text = host.serial()
+            figures = lost(name, text[start:]) if name.startswith("compute") else figures_of(name, text)
+            for key, value in figures.items():
+                key = re.sub(r"^disk(\d)", lambda m: "disk." + ("ram", "nbd")[int(m[1])], key)
+                found[prefix + (f"net.{key}" if name == "net" else key)] = value
         (answer,) = run.query("status")["hosts"]
-        found["boot.first_guest_output.ticks"] = answer["host"]["first-guest-output-ticks"]
-        return found
+        return found, answer["host"]
     finally:
         run.stop()
+        server.stop()
+
+
+def measure_host():
+    """Exits; the time from power-on to a tiny guest's first byte; devices, and what a computing guest loses, on one CPU."""
+    found, host = measure_guests("host", "one host with one CPU, tiny guests", 1, TINY, "")
+    found["boot.first_guest_output.ticks"] = host["first-guest-output-ticks"]
+    return found
 
 
 def measure_smp():
-    """From one vCPU to the other's interrupt handler, and from a deadline to it, on a host with three CPUs."""
-    run = cluster.Cluster(directory("smp"), "bench")
-    host = run.host("a", SMP, {"smp.elf": os.path.join(GUESTS, "smp.elf")}, cpus=3)
-    try:
-        note("one host with three CPUs, a guest with two")
-        host.start()
-        end = host.wait_for(r"^smp\| GUEST (PASS|FAIL)", timeout=240)
-        if end[1] != "PASS":
-            raise bench.BenchError(f"the guest 'smp' failed; see {host.serial_path}")
-        return {f"smp.{kind}.ticks": int(n) for kind, n in re.findall(r"^smp\| BENCH ([\w-]+)\.ticks=(\d+)", host.serial(), re.M)}
-    finally:
-        run.stop()
+    """From one vCPU to the other's interrupt handler, and from a deadline to it, on a host with three CPUs; devices again."""
+    found, _ = measure_guests("smp", "one host with three CPUs, tiny guests", 3, SMP, "smp.")
+    return {key if key.startswith("smp.") else "smp." + key: value for key, value in found.items()}
 
 
 def one_move(run, source, target):
@@ -177,6 +219,19 @@ def moves(run, kind, ends, found):
     return ends
 
 
+def move_beside(run, ends, host, found):
+    """A move away from a host whose CPU another guest computes on: what that one loses. Returns ends as they are now."""
+    run.godwit("start", "compute")
+    host.wait_for(r"^compute\| SPIN lost-ppm", timeout=120)
+    before = len(host.serial())
+    figures = one_move(run, *ends)
+    found.update(lost("compute-moving", host.serial()[before:]))
+    found["move.beside.wall_us"] = figures["wall_us"]
+    run.godwit("stop", "--force", "compute")
+    note(f"move beside a computing guest: {figures}; it lost {found['lost.compute-moving.percent']} %")
+    return ends[::-1]
+
+
 def dirty_from_now(run, host):
     """Tells the guest on its console to rewrite memory. `godwit console` would stay as long as the guest talks."""
     command = [cluster.GODWIT, "console", "web"]
@@ -192,10 +247,11 @@ def dirty_from_now(run, host):
 
 
 def measure_move():
-    """Moves of a 128 MiB Linux guest between two hosts, idle and while it dirties memory."""
+    """Moves of a 128 MiB Linux guest between two hosts: idle, beside a guest that computes, and while it dirties memory."""
     run = cluster.Cluster(directory("move"), "bench")
     b = run.host("b", ips=MOVE_IPS)
-    a = run.host("a", LINUX, LINUX_FILES, ips=MOVE_IPS)
+    files = {**LINUX_FILES, "spin.elf": os.path.join(GUESTS, "spin.elf")}
+    a = run.host("a", LINUX + later("compute", "spin", "cmdline = how=compute"), files, ips=MOVE_IPS)
     found = {}
     try:
         note("two hosts, a Linux guest of 128 MiB")
@@ -206,6 +262,7 @@ def measure_move():
         hosts = {h["name"]: h["host"] for h in run.query("status")["hosts"]}
         found["hypervisor.memory.bytes"] = hosts["a"]["hypervisor-memory"]
         ends = moves(run, "idle", ("a", "b"), found)
+        ends = move_beside(run, ends, a, found)
         dirty_from_now(run, run.hosts[ends[0]])
         moves(run, f"dirty{DIRTY_MIB_S}", ends, found)
         text = a.serial() + b.serial()
