@@ -76,7 +76,8 @@ class FakeHost:
     def drop(self):
         for c in self.connections[:]:
             try:
-                c.shutdown(socket.SHUT_RDWR)
+                # SSLSocket's own would drop TLS at once: a thread that reads would get what came as it came.
+                socket.socket.shutdown(c, socket.SHUT_RDWR)
             except OSError:
                 pass
 
