@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "mig/session.h"
+#include "hv/keep.h"
 #include "hv/lib/clock.h"
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
@@ -301,7 +302,14 @@ static int linger_receive(struct mig_session *s)
 /* Last words go out; what still comes in is thrown away, so that the peer's TCP does not reset before it has read them. */
 static bool linger_poll(struct mig_session *s)
 {
+	struct vm *vm = s->unrecorded ? vm_find(s->key.guest) : NULL;
 	int n = 0;
+
+	/* Only now: writing takes milliseconds, COMMITTED is on its way and the guest has had its first turn. Until it is done
+	 * no record says that the guest is here. */
+	if (vm && vm->owner && vm->epoch == s->key.epoch)
+		(void)!keep_came(&vm->config, vm->epoch, NULL);
+	s->unrecorded = false;
 
 	if (s->stream && !s->stream->error.code && !stream_connecting(s->stream) &&
 	    now_us() - s->step_us < mig_timeouts.linger) {

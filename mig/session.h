@@ -82,6 +82,7 @@ struct mig_session {
 	u64 stopped_wall_us;             /* UTC when the source stopped the guest's clock, 0: unknown */
 	struct blk_info disks[CONFIG_MAX_DISKS]; /* as the guest knows them */
 	bool takes_lan;                  /* the guest runs here now; the connection still brings frames that came for it there */
+	bool unrecorded;                 /* the guest came and runs, what must survive a restart is still to be written */
 	bool had_stale;                  /* an inactive entry of that name stood here before */
 	struct { struct guest_config config; enum run_state state; char owner[NAME_MAX_LEN], reason[300]; u64 epoch; bool own; } stale;
 };

@@ -2,7 +2,6 @@
 /* The host that a guest comes to. It decides the outcome: it commits when COMMIT arrives while it is prepared, and
  * until then it may give up at any time, because the source still has everything (docs/PROTOCOL.md). */
 #include "mig/session.h"
-#include "hv/keep.h"
 #include "hv/lib/clock.h"
 #include "hv/lib/log.h"
 #include "hv/mm/frame.h"
@@ -580,12 +579,9 @@ static int on_commit(struct mig_session *s, struct wire_reader *r, struct error 
 		 (unsigned long long)vm->epoch, (unsigned long long)s->info->downtime_us);
 	if (send_committed(s, s->info->downtime_us))
 		log_err("mig", "no room for COMMITTED; the source will ask");
-	/* The guest runs, and the source need not wait for the writing. Until then both records say that the guest is elsewhere. */
-	(void)!wire_flush(&s->out, s->stream);
-	(void)!keep_came(&vm->config, vm->epoch, NULL);
 	session_set(s, s->step, "completed", "done");
 	s->had_stale = false;
-	s->takes_lan = true;
+	s->takes_lan = s->unrecorded = true;
 	session_end(s);
 	return 0;
 }
