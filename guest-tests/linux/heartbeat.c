@@ -401,10 +401,6 @@ static void command(char *line)
 	}
 	if (!strcmp(word, "stats")) {
 		stats();
-	} else if (!strcmp(word, "now")) {
-		u64 real = clock_ns(CLOCK_REALTIME);
-
-		say("HB NOW %s real=%llu.%09llu", arg ? arg : "", real / NS, real % NS);
 	} else if (!strcmp(word, "reset")) {
 		gap_max = gap_seq = 0;
 		say("HB SET gap=0");
@@ -424,7 +420,7 @@ static void command(char *line)
 		start_shell();
 	} else {
 		say("HB NOTE commands: period MS, pattern MIB, dirty MIB_PER_S, dirtyset MIB, "
-		    "verify MS, stats, now [TAG], reset, corrupt, sh, poweroff, reboot, panic");
+		    "verify MS, stats, reset, corrupt, sh, poweroff, reboot, panic");
 	}
 }
 

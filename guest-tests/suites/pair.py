@@ -179,12 +179,12 @@ class Pair:
 
         return wait_until(look, f"move of {guest} is {' or '.join(statuses)} on {source}", timeout)
 
-    def move(self, guest, to, uri=None, timeout=120, **arguments):
+    def move(self, guest, to, uri=None, **arguments):
         """A whole move that has to succeed; returns the source's query-migrate."""
         source = "b" if to == "a" else "a"
         epoch = self.q[source].guest(guest)["epoch"]
         self.migrate(guest, to, uri, **arguments)
-        info = self.wait_moved(guest, source, timeout=timeout)
+        info = self.wait_moved(guest, source)
         assert info["status"] == "completed", info
         assert info["hash-verified"] and info["epoch"] == epoch + 1, info
         self.check_at(guest, to, epoch=epoch + 1)
