@@ -272,30 +272,24 @@ static void do_cpu(struct cpu *c)
 
 /* ---- PCI and virtio ---- */
 
-static void cfg_write(u32 slot, u32 reg, u32 val)
-{
-	outl(0xcf8, 0x80000000 | slot << 11 | reg);
-	outl(0xcfc, val);
-}
-
 static void do_config(struct cpu *c)
 {
 	static const u32 places[] = { 0x100000, 0xfee00000, 0xfec00000, 0xc0100000, 0xc0200000, 0xc0108000, 0, 0xfffff000, 0xfdff8000 };
 	u32 slot = one_in(c, 4) ? rnd(c) % 32 : rnd(c) % SLOTS, reg = rnd(c) % 64 * 4;
 
 	switch (rnd(c) % 8) {
-	case 0: cfg_write(slot, 0x10, places[rnd(c) % ARRAY_SIZE(places)]); break;
-	case 1: cfg_write(slot, 0x04, rnd(c) % 2048); break;
-	case 2: cfg_write(slot, 0x40, (u32)any_value(c)); break;
+	case 0: pci_write(slot, 0x10, places[rnd(c) % ARRAY_SIZE(places)]); break;
+	case 1: pci_write(slot, 0x04, rnd(c) % 2048); break;
+	case 2: pci_write(slot, 0x40, (u32)any_value(c)); break;
 	case 3: /* the window of virtio's PCI access capability */
-		cfg_write(slot, 0x9c, rnd(c) % 0x8000);
-		cfg_write(slot, 0xa0, 1u << rnd(c) % 4);
-		cfg_write(slot, 0xa4, (u32)any_value(c));
+		pci_write(slot, 0x9c, rnd(c) % 0x8000);
+		pci_write(slot, 0xa0, 1u << rnd(c) % 4);
+		pci_write(slot, 0xa4, (u32)any_value(c));
 		break;
 	case 4: outl(0xcf8, (u32)rnd(c) | 0x80000000); inl(0xcfc); break;
 	case 5: outl(0xcf8, 0x80000000 | slot << 11 | reg); outb(0xcfc + rnd(c) % 4, (u8)rnd(c)); break;
 	case 6: outl(0xcf8, 0x80000000 | slot << 11 | reg); inw(0xcfc + rnd(c) % 3); break;
-	default: cfg_write(slot, reg, (u32)any_value(c));
+	default: pci_write(slot, reg, (u32)any_value(c));
 	}
 }
 
@@ -310,8 +304,6 @@ static u64 any_buffer(struct cpu *c)
 	}
 }
 
-#define R(type, at) (*(volatile type *)(at))
-
 /* Where queue q of a slot has its rings: descriptors, available (+ 0x400), used (+ 0x800). */
 static u64 rings(u32 slot, u32 q) { return (u64)arena + ARENA - 0x10000 + slot * 0x2000 + q * 0x1000; }
 
@@ -320,29 +312,29 @@ static void start_virtio(struct cpu *c, u32 slot)
 	u64 common = BAR(slot);
 	u64 features = one_in(c, 2) ? BIT(32) | (rnd(c) & (BIT(28) | BIT(29))) : BIT(32) | rnd(c);
 
-	cfg_write(slot, 0x10, (u32)BAR(slot));
-	cfg_write(slot, 0x04, 6);
-	R(u8, common + 20) = 0;
-	R(u8, common + 20) = 3;
+	pci_write(slot, 0x10, (u32)BAR(slot));
+	pci_write(slot, 0x04, 6);
+	REG(u8, common + 20) = 0;
+	REG(u8, common + 20) = 3;
 	for (u32 i = 0; i < 2; i++) {
-		R(u32, common) = i;
-		R(u32, common + 8) = i;
-		R(u32, common + 12) = (u32)(features >> 32 * i) & (one_in(c, 16) ? ~0u : R(u32, common + 4));
+		REG(u32, common) = i;
+		REG(u32, common + 8) = i;
+		REG(u32, common + 12) = (u32)(features >> 32 * i) & (one_in(c, 16) ? ~0u : REG(u32, common + 4));
 	}
-	R(u8, common + 20) = 11;
+	REG(u8, common + 20) = 11;
 	for (u32 q = 0; q < 2; q++) {
 		bool bad = one_in(c, 16);
 
-		R(u16, common + 22) = q;
-		R(u16, common + 24) = bad ? rnd(c) : QUEUE;
-		R(u16, common + 26) = rnd(c) % 4;
-		R(u64, common + 32) = bad ? any_buffer(c) : rings(slot, q);
-		R(u64, common + 40) = bad ? any_buffer(c) : rings(slot, q) + 0x400;
-		R(u64, common + 48) = bad ? any_buffer(c) : rings(slot, q) + 0x800;
+		REG(u16, common + 22) = q;
+		REG(u16, common + 24) = bad ? rnd(c) : QUEUE;
+		REG(u16, common + 26) = rnd(c) % 4;
+		REG(u64, common + 32) = bad ? any_buffer(c) : rings(slot, q);
+		REG(u64, common + 40) = bad ? any_buffer(c) : rings(slot, q) + 0x400;
+		REG(u64, common + 48) = bad ? any_buffer(c) : rings(slot, q) + 0x800;
 		memset((void *)rings(slot, q), 0, 0x1000);
-		R(u16, common + 28) = 1;
+		REG(u16, common + 28) = 1;
 	}
-	R(u8, common + 20) = 15;
+	REG(u8, common + 20) = 15;
 }
 
 static void fill_rings(struct cpu *c, u32 slot, u32 q)
@@ -353,24 +345,24 @@ static void fill_rings(struct cpu *c, u32 slot, u32 q)
 	for (u32 i = 0; i < n; i++) {
 		u64 d = ring + 16 * (rnd(c) % QUEUE);
 
-		R(u64, d) = any_buffer(c);
-		R(u32, d + 8) = one_in(c, 8) ? (u32)any_value(c) : rnd(c) % 0x2000;
-		R(u16, d + 12) = one_in(c, 16) ? (u16)rnd(c) : rnd(c) % (one_in(c, 4) ? 8 : 4);
-		R(u16, d + 14) = one_in(c, 32) ? (u16)rnd(c) : rnd(c) % QUEUE;
-		R(u16, ring + 0x404 + 2 * ((R(u16, ring + 0x402) + i) % QUEUE)) = one_in(c, 64) ? (u16)rnd(c) : rnd(c) % QUEUE;
+		REG(u64, d) = any_buffer(c);
+		REG(u32, d + 8) = one_in(c, 8) ? (u32)any_value(c) : rnd(c) % 0x2000;
+		REG(u16, d + 12) = one_in(c, 16) ? (u16)rnd(c) : rnd(c) % (one_in(c, 4) ? 8 : 4);
+		REG(u16, d + 14) = one_in(c, 32) ? (u16)rnd(c) : rnd(c) % QUEUE;
+		REG(u16, ring + 0x404 + 2 * ((REG(u16, ring + 0x402) + i) % QUEUE)) = one_in(c, 64) ? (u16)rnd(c) : rnd(c) % QUEUE;
 	}
 	/* A request that a disk understands, sometimes. */
 	if (one_in(c, 2)) {
 		u64 head = (u64)arena + 0x100 * (rnd(c) % 16), d = ring + 16 * (rnd(c) % QUEUE);
 
-		R(u32, head) = rnd(c) % 16;
-		R(u64, head + 8) = one_in(c, 8) ? any_value(c) : rnd(c) % 8192;
-		R(u64, d) = head;
-		R(u32, d + 8) = 16;
-		R(u16, d + 12) = 1;
+		REG(u32, head) = rnd(c) % 16;
+		REG(u64, head + 8) = one_in(c, 8) ? any_value(c) : rnd(c) % 8192;
+		REG(u64, d) = head;
+		REG(u32, d + 8) = 16;
+		REG(u16, d + 12) = 1;
 	}
-	R(u16, ring + 0x402) = one_in(c, 200) ? (u16)rnd(c) : (u16)(R(u16, ring + 0x402) + n);
-	R(u16, ring + 0x400) = rnd(c) % 2;
+	REG(u16, ring + 0x402) = one_in(c, 200) ? (u16)rnd(c) : (u16)(REG(u16, ring + 0x402) + n);
+	REG(u16, ring + 0x400) = rnd(c) % 2;
 }
 
 static void do_virtio(struct cpu *c)
@@ -384,15 +376,15 @@ static void do_virtio(struct cpu *c)
 		start_virtio(c, slot);
 	switch (rnd(c) % 8) {
 	case 0: /* MSI-X */
-		R(u32, entry) = one_in(c, 2) ? 0xfee00000u | (u32)rnd(c) % 0x100000 : (u32)any_value(c);
-		R(u32, entry + 4) = one_in(c, 4) ? (u32)rnd(c) : 0;
-		R(u32, entry + 8) = one_in(c, 2) || !power ? 0x30 + rnd(c) % 0xc0 : (u32)any_value(c);
-		R(u32, entry + 12) = rnd(c) % 2;
+		REG(u32, entry) = one_in(c, 2) ? 0xfee00000u | (u32)rnd(c) % 0x100000 : (u32)any_value(c);
+		REG(u32, entry + 4) = one_in(c, 4) ? (u32)rnd(c) : 0;
+		REG(u32, entry + 8) = one_in(c, 2) || !power ? 0x30 + rnd(c) % 0xc0 : (u32)any_value(c);
+		REG(u32, entry + 12) = rnd(c) % 2;
 		break;
-	case 1: R(u32, BAR(slot) + rnd(c) % 16 * 4) = (u32)any_value(c); break;
+	case 1: REG(u32, BAR(slot) + rnd(c) % 16 * 4) = (u32)any_value(c); break;
 	default:
 		fill_rings(c, slot, q);
-		R(u16, BAR(slot) + 0x3000 + 4 * q) = q;
+		REG(u16, BAR(slot) + 0x3000 + 4 * q) = q;
 	}
 }
 
@@ -484,8 +476,7 @@ int main(void)
 	for (u32 i = 0; i < CPUS; i++)
 		cpus[i] = (struct cpu){ .seed = mix64(seed * CPUS + i + 1) | 1, .code = code[i] };
 	for (u32 slot = 1; slot < SLOTS; slot++) {
-		outl(0xcf8, 0x80000000 | slot << 11);
-		present[slot] = (u16)inl(0xcfc) == 0x1af4;
+		present[slot] = (u16)pci_read(slot, 0) == 0x1af4;
 		found += present[slot];
 	}
 	for (u32 v = 0; v < 256; v++)
