@@ -133,8 +133,12 @@ static void read_fadt(const struct sdt *t)
 		find_s5(d);
 }
 
+/* Some firmware lists a CPU both with its APIC id and with its x2APIC id: to start it twice would reset it while it runs. */
 static void add_cpu(u32 *cpus, u32 apic_id)
 {
+	for (u32 i = 0; i < MIN(*cpus, (u32)ACPI_MAX_CPUS); i++)
+		if (facts.apic_id[i] == apic_id)
+			return;
 	if (*cpus < ACPI_MAX_CPUS)
 		facts.apic_id[*cpus] = apic_id;
 	++*cpus;
@@ -153,7 +157,7 @@ static void read_madt(const struct sdt *t)
 			break;
 		switch (get(t, o, 1)) {
 		case 0: /* processor local APIC */
-			if (len >= 8 && get(t, o + 4, 4) & 1)
+			if (len >= 8 && get(t, o + 4, 4) & 1 && get(t, o + 3, 1) != 0xff) /* all ones: nobody's, the broadcast */
 				add_cpu(&cpus, get(t, o + 3, 1));
 			break;
 		case 1: /* I/O APIC */
@@ -165,7 +169,7 @@ static void read_madt(const struct sdt *t)
 				facts.lapic = get(t, o + 4, 8);
 			break;
 		case 9: /* processor local x2APIC */
-			if (len >= 16 && get(t, o + 8, 4) & 1)
+			if (len >= 16 && get(t, o + 8, 4) & 1 && get(t, o + 4, 4) != 0xffffffff)
 				add_cpu(&cpus, get(t, o + 4, 4));
 			break;
 		}

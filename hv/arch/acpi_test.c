@@ -65,6 +65,7 @@ static int build(void **state)
 	put(madt, 60, 1 | 12 << 8, 2);
 	put(madt, 64, 0xfec00000, 4);
 	put(madt, 72, 9 | 16 << 8, 2);
+	put(madt, 76, 1, 4);
 	put(madt, 80, 1, 4);
 	put(madt, 88, 5 | 12 << 8, 2);
 	put(madt, 92, 0xfee01000, 8);
@@ -146,6 +147,27 @@ static void test_checksum(void **state)
 	assert_int_equal(acpi_facts()->n_cpus, 1);
 }
 
+/* Firmware that lists a CPU in both of its forms, or names no CPU at all. */
+static void test_cpus(void **state)
+{
+	init();
+	assert_int_equal(acpi_facts()->apic_id[0], 0);
+	assert_int_equal(acpi_facts()->apic_id[1], 1);
+	put(madt, 76, 0, 4);
+	seal(madt, 100, 9);
+	init();
+	assert_int_equal(acpi_facts()->n_cpus, 1);
+	put(madt, 76, 0xffffffff, 4);
+	seal(madt, 100, 9);
+	init();
+	assert_int_equal(acpi_facts()->n_cpus, 1);
+	put(madt, 55, 0xff, 1);
+	put(madt, 56, 1, 4);
+	seal(madt, 100, 9);
+	init();
+	assert_int_equal(acpi_facts()->n_cpus, 1);
+}
+
 /* Tables cut to every length, with their checksum right, and every byte of the MADT's entries changed. */
 static void test_hostile(void **state)
 {
@@ -195,6 +217,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_good, build, drop),
 		cmocka_unit_test_setup_teardown(test_absent, build, drop),
 		cmocka_unit_test_setup_teardown(test_checksum, build, drop),
+		cmocka_unit_test_setup_teardown(test_cpus, build, drop),
 		cmocka_unit_test_setup_teardown(test_hostile, build, drop),
 	};
 
