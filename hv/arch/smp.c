@@ -189,6 +189,12 @@ void smp_start(u64 trampoline, void (*entry)(void))
 
 		if (a->apic_id[i] == this_cpu()->apic_id)
 			continue;
+		if (a->apic_id[i] > 254 && !(rdmsr(MSR_IA32_APIC_BASE) & APIC_BASE_X2APIC)) {
+			/* Its IPIs would go to the CPU with the same lower 8 bits, which may be this one. */
+			log_warn("cpu", "the CPU with APIC id %u is not used: firmware has left the APICs in xAPIC mode. Enable x2APIC in"
+				 " firmware set-up", a->apic_id[i]);
+			continue;
+		}
 		c = ap_make(n_cpus, a->apic_id[i]);
 		if (!c) {
 			log_warn("cpu", "no memory for CPU %u", n_cpus);
