@@ -110,8 +110,12 @@ static bool number(const char *s, u64 *out, const char **rest)
 static bool plain_number(const char *s, u64 min, u64 max, u64 *out)
 {
 	const char *rest;
+	u64 v;
 
-	return number(s, out, &rest) && !*rest && *out >= min && *out <= max;
+	if (!number(s, &v, &rest) || *rest || v < min || v > max)
+		return false;
+	*out = v;
+	return true;
 }
 
 static bool size(const char *s, u64 *out)
@@ -143,8 +147,12 @@ static bool duration_ms(const char *s, u64 *out)
 
 static bool yes_no(const char *s, bool *out)
 {
-	*out = !strcmp(s, "yes");
-	return *out || !strcmp(s, "no");
+	bool yes = !strcmp(s, "yes");
+
+	if (!yes && strcmp(s, "no"))
+		return false;
+	*out = yes;
+	return true;
 }
 
 static bool ipv4(const char *s, u32 *out, const char **rest)

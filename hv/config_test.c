@@ -225,6 +225,11 @@ static void test_values(void **state)
 	one_error(HOST "[time]\npoll=64\n", "line 4", "poll=64", "64s");
 	one_error(HOST "[debug]\nself-migrate-exits=-1\n", "line 4", "self-migrate-exits=-1", "0 for off");
 	one_error(HOST "[debug]\nquit-when-idle=1\n", "line 4", "quit-when-idle=1", "yes nor no");
+	/* A value that is wrong leaves the default. */
+	one_error(HOST "[debug]\nself-migrate-exits=7x\n", "line 4", "self-migrate-exits=7x", "0 for off");
+	assert_int_equal(c.self_migrate_exits, 0);
+	one_error(HOST "records=jes\n", "line 3", "records=jes", "yes nor no");
+	assert_true(c.keep_records);
 }
 
 /* A guest section with this line; the guest must be left out, the one before and after stay. */
