@@ -5,8 +5,10 @@
 #include <string.h>
 
 /* --- Frames ---
- * Whole 2 MiB frames wait in a list through their own first bytes. One that is used in 4 KiB pieces is a chunk,
- * with a bitmap; a chunk whose pages are all free again goes back to the list. The edges of ranges are chunks too. */
+ * Whole free 2 MiB frames are ranges, in a list in the order of addresses that leads through their own first bytes: memory that
+ * was never used is not touched, and what is given back is joined with what lies beside it. A frame that is used in 4 KiB
+ * pieces is a chunk, with a bitmap; a chunk whose pages are all free again becomes a whole frame. The edges of what
+ * frame_add() gives are chunks too. */
 
 #define CHUNK_PAGES 512
 #define MAX_CHUNKS 1024 /* 2 GiB for the hypervisor itself */
@@ -17,16 +19,13 @@ struct chunk {
 	u64 free[CHUNK_PAGES / 64]; /* 1: free */
 };
 
-struct free_2m {
-	struct free_2m *next;
+struct range {
+	struct range *next;
+	u64 end;
 };
 
-static struct free_2m *list_2m;
-static u64 n_2m;       /* in the list and in fresh ranges */
-/* Whole frames that were never used are kept as ranges: putting each in the list would touch all of a large memory. */
-#define MAX_FRESH 128
-static struct { u64 at, end; } fresh[MAX_FRESH];
-static u32 n_fresh;
+static struct range *ranges;
+static u64 n_2m;       /* in all ranges */
 static u64 guest_2m;   /* given out for guest RAM */
 static u64 chunk_free; /* free pages in all chunks */
 static u64 given, accounted; /* bytes */
@@ -41,33 +40,45 @@ static void zero(void *p, u64 bytes)
 	__asm__ volatile("rep stosq" : "+D"(p), "+c"(n) : "a"(0) : "memory");
 }
 
-static void push_2m(u64 at)
+static u64 start_of(const struct range *r)
 {
-	struct free_2m *f = hpa_ptr(hpa(at));
-
-	f->next = list_2m;
-	list_2m = f;
-	n_2m++;
+	return ptr_hpa(r).v;
 }
 
-static u64 pop_2m(void)
+static void give_2m(u64 at, u64 n)
 {
-	struct free_2m *f = list_2m;
-	u64 at;
+	u64 end = at + n * PAGE_2M;
+	struct range *before = NULL, *behind, **link = &ranges;
 
-	if (f) {
-		list_2m = f->next;
-		n_2m--;
-		return ptr_hpa(f).v;
+	while (*link && start_of(*link) < at) {
+		before = *link;
+		link = &before->next;
 	}
-	if (!n_fresh)
-		return 0;
-	at = fresh[n_fresh - 1].at;
-	fresh[n_fresh - 1].at += PAGE_2M;
-	if (fresh[n_fresh - 1].at == fresh[n_fresh - 1].end)
-		n_fresh--;
-	n_2m--;
-	return at;
+	behind = *link;
+	BUG_ON(at & (PAGE_2M - 1) || (before && before->end > at) || (behind && start_of(behind) < end)); /* freed twice */
+	n_2m += n;
+	if (behind && start_of(behind) == end) {
+		end = behind->end;
+		behind = behind->next;
+	}
+	if (!before || before->end != at)
+		before = *link = hpa_ptr(hpa(at));
+	*before = (struct range){ behind, end };
+}
+
+/* n in a row, from the end of the first range that has them. 0: there is none. */
+static u64 take_2m(u64 n)
+{
+	for (struct range **link = &ranges, *r; (r = *link); link = &r->next) {
+		if ((r->end - start_of(r)) / PAGE_2M < n)
+			continue;
+		n_2m -= n;
+		r->end -= n * PAGE_2M;
+		if (r->end == start_of(r))
+			*link = r->next;
+		return r->end;
+	}
+	return 0;
 }
 
 /* Index of the first chunk whose base is not below. */
@@ -118,7 +129,7 @@ static void chunk_give(struct chunk *c, u32 page, u32 n)
 	if (c->n_free == CHUNK_PAGES) {
 		u32 i = c - chunks;
 
-		push_2m(c->base);
+		give_2m(c->base, 1);
 		chunk_free -= CHUNK_PAGES;
 		n_chunks--;
 		memmove(c, c + 1, (n_chunks - i) * sizeof(*c));
@@ -164,15 +175,11 @@ void frame_add(hpa_t start, hpa_t end)
 		u32 i = chunk_find(base);
 		struct chunk *c;
 
-		next = MIN(base + PAGE_2M, stop);
-		if (next - at == PAGE_2M && n_fresh < MAX_FRESH) {
-			next = ALIGN_DOWN(stop, PAGE_2M);
-			fresh[n_fresh].at = at;
-			fresh[n_fresh++].end = next;
-			n_2m += (next - at) / PAGE_2M;
-		} else if (next - at == PAGE_2M) {
-			push_2m(at);
+		next = at == base ? ALIGN_DOWN(stop, PAGE_2M) : at;
+		if (next > at) {
+			give_2m(at, (next - at) / PAGE_2M);
 		} else {
+			next = MIN(base + PAGE_2M, stop);
 			c = i < n_chunks && chunks[i].base == base ? &chunks[i] : chunk_add(base);
 			if (!c)
 				continue; /* an edge not worth a slot */
@@ -205,7 +212,7 @@ void *frame_alloc_n(unsigned n)
 	}
 	if (n_chunks == MAX_CHUNKS)
 		return NULL;
-	base = pop_2m();
+	base = take_2m(1);
 	if (!base)
 		return NULL;
 	c = chunk_add(base);
@@ -238,7 +245,7 @@ void frame_free(void *p)
 
 hpa_t frame_alloc_2m(void)
 {
-	u64 at = pop_2m();
+	u64 at = take_2m(1);
 
 	guest_2m += at != 0;
 	return hpa(at);
@@ -253,12 +260,11 @@ void frame_free_2m(hpa_t a)
 {
 	if (!a.v)
 		return;
-	BUG_ON(a.v & (PAGE_2M - 1) || !guest_2m);
+	BUG_ON(!guest_2m);
 	guest_2m--;
-	push_2m(a.v);
+	give_2m(a.v, 1);
 }
 
-/* More than one whole frame: from the end of what was never used, where it is contiguous for sure; and back to there. */
 void *frame_alloc_bytes(u64 bytes)
 {
 	u64 n = ALIGN_UP(bytes, PAGE_2M) / PAGE_2M, at;
@@ -267,50 +273,18 @@ void *frame_alloc_bytes(u64 bytes)
 		return NULL;
 	if (bytes <= PAGE_2M)
 		return frame_alloc_n((unsigned)(ALIGN_UP(bytes, PAGE_SIZE) / PAGE_SIZE));
-	for (u32 i = 0; i < n_fresh; i++) {
-		if ((fresh[i].end - fresh[i].at) / PAGE_2M < n)
-			continue;
-		fresh[i].end -= n * PAGE_2M;
-		at = fresh[i].end;
-		if (fresh[i].at == fresh[i].end) {
-			n_fresh--;
-			memmove(&fresh[i], &fresh[i + 1], (n_fresh - i) * sizeof(fresh[0]));
-		}
-		n_2m -= n;
+	at = take_2m(n);
+	if (at)
 		zero(hpa_ptr(hpa(at)), n * PAGE_2M);
-		return hpa_ptr(hpa(at));
-	}
-	return NULL;
+	return hpa_ptr(hpa(at));
 }
 
 void frame_free_bytes(void *p, u64 bytes)
 {
-	u64 at = ptr_hpa(p).v, n = ALIGN_UP(bytes, PAGE_2M) / PAGE_2M;
-	u32 i = 0;
-
-	if (!p)
-		return;
-	if (bytes <= PAGE_2M) {
+	if (p && bytes > PAGE_2M)
+		give_2m(ptr_hpa(p).v, ALIGN_UP(bytes, PAGE_2M) / PAGE_2M);
+	else
 		frame_free_n(p, (unsigned)(ALIGN_UP(bytes, PAGE_SIZE) / PAGE_SIZE));
-		return;
-	}
-	BUG_ON(at & (PAGE_2M - 1));
-	while (i < n_fresh && fresh[i].end != at)
-		i++;
-	if (i == n_fresh && n_fresh == MAX_FRESH) {
-		for (; n; n--, at += PAGE_2M)
-			push_2m(at);
-		return;
-	}
-	if (i == n_fresh) {
-		/* In front, so that pop_2m() takes it last. */
-		memmove(&fresh[1], &fresh[0], n_fresh * sizeof(fresh[0]));
-		n_fresh++;
-		i = 0;
-		fresh[0].at = at;
-	}
-	fresh[i].end = at + n * PAGE_2M;
-	n_2m += n;
 }
 
 struct frame_stats frame_stats(void)
@@ -441,7 +415,7 @@ static struct block *grow(void)
 
 	if (n_arenas == MAX_ARENAS)
 		return NULL;
-	at = pop_2m();
+	at = take_2m(1);
 	if (!at)
 		return NULL;
 	arenas[n_arenas++] = at;

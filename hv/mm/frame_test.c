@@ -73,11 +73,19 @@ static void test_2m(void **state)
 	assert_int_equal(frame_alloc_2m().v, 0);
 	assert_int_equal(frame_stats().free, EDGES * PAGE_SIZE);
 	assert_int_equal(frame_stats().hypervisor, 0);
+	/* In an order that goes to and fro. */
 	for (int i = 0; i < WHOLE; i++) {
-		assert_true(all(hpa_ptr(a[i]), i + 1, PAGE_2M)); /* nobody shares */
-		frame_free_2m(a[i]);
+		int k = i * 7 % WHOLE;
+
+		assert_true(all((u8 *)hpa_ptr(a[k]), k + 1, PAGE_2M)); /* nobody shares */
+		frame_free_2m(a[k]);
 	}
 	frame_free_2m(hpa(0));
+	/* It is one piece again. */
+	void *whole = frame_alloc_bytes(WHOLE * PAGE_2M);
+	assert_non_null(whole);
+	assert_int_equal(frame_alloc_2m().v, 0);
+	frame_free_bytes(whole, WHOLE * PAGE_2M);
 }
 
 static void test_4k(void **state)
@@ -212,6 +220,7 @@ static void heap_twice(void) { u8 *p = heap_calloc(1, 100); heap_free(p); heap_f
 static void heap_wild(void) { static u64 x[16]; heap_free((u8 *)x + (-(uintptr_t)x & 15) + 16); }
 static void heap_inside(void) { u8 *p = heap_calloc(1, 100); heap_free(p + 16); }
 static void frame_twice(void) { void *p = frame_alloc(), *q = frame_alloc(); frame_free(p); frame_free(p); frame_free(q); }
+static void frame_2m_twice(void) { hpa_t a = frame_alloc_2m(), b = frame_alloc_2m(); frame_free_2m(a); frame_free_2m(a); frame_free_2m(b); }
 static void frame_wild(void) { frame_free((void *)0x123000); }
 static void frame_odd(void) { u8 *p = frame_alloc(); frame_free(p + 8); }
 
@@ -225,6 +234,7 @@ static void test_bugs(void **state)
 	assert_true(is_bug(heap_wild));
 	assert_true(is_bug(heap_inside));
 	assert_true(is_bug(frame_twice));
+	assert_true(is_bug(frame_2m_twice));
 	assert_true(is_bug(frame_wild));
 	assert_true(is_bug(frame_odd));
 }
