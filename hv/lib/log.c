@@ -78,9 +78,10 @@ void log_line(enum log_level level, const char *subsys, const char *fmt, ...)
 	va_end(ap);
 	if (m > 0)
 		n = MIN(n + m, (int)sizeof(line) - 1);
-	/* What comes from outside (guest names, peers' texts) must not move the reader's cursor. */
+	/* What comes from outside (guest names, peers' texts) must not move the reader's cursor; above ASCII there are control
+	 * characters, too. */
 	for (int i = 0; i < n; i++)
-		if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
+		if (line[i] < 0x20 || line[i] > 0x7e)
 			line[i] = '?';
 	spin_lock_or_not(&lock);
 	put(line, n);

@@ -57,8 +57,8 @@ static void test_lines(void **state)
 	assert_true(out_is("[   12.345678] net: link 3 up\r\n"));
 	assert_int_equal(guards, 1);
 	out_len = 0;
-	log_err("vm", "guest \"%s\"", "a\033[2J\r\nb");
-	assert_true(out_is("[   12.345678] vm: error: guest \"a?[2J??b\"\r\n"));
+	log_err("vm", "guest \"%s\"", "a\033[2J\r\nb\x7f\xc2\x9b" "2J");
+	assert_true(out_is("[   12.345678] vm: error: guest \"a?[2J??b???2J\"\r\n"));
 	n = log_read(&pos, buf, 10);
 	assert_int_equal(n, 10);
 	n += log_read(&pos, buf + n, sizeof(buf) - n);
