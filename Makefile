@@ -47,6 +47,9 @@ HV_CFLAGS := $(BASE_CFLAGS) -mgeneral-regs-only $(WARN)
 SVC_CFLAGS := $(BASE_CFLAGS) $(WARN)
 LIB_CFLAGS := $(BASE_CFLAGS) -w
 
+# godwit.conf, and what it needs.
+CONFIG_SRCS := hv/config.c hv/config_keys.c hv/vm/cpu_model.c
+
 include $(wildcard boot/rules.mk hv/rules.mk hv/vm/rules.mk hv/vdev/rules.mk net/rules.mk mig/rules.mk tools/rules.mk \
 	tools/godwit/rules.mk tools/fuzz/rules.mk guest-tests/rules.mk)
 
@@ -89,7 +92,7 @@ $(HV_ASMS:%.S=$(BUILD)/obj/%.o): $(BUILD)/gen/asm_offsets.h
 # --- unit tests: the same sources over hv/fake, with sanitizers ---
 TEST_CFLAGS := -std=gnu11 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-strict-aliasing -Wall -Wextra \
 	-Werror -Wno-unused-parameter -Wno-missing-field-initializers -Ihv/fake/include -I. -I$(BUILD)/gen -MMD -MP
-PURE_SRCS := $(filter-out hv/vm/fpu.c hv/vm/sched.c,hv/config.c hv/keep.c hv/lib/err.c hv/vmx/event.c \
+PURE_SRCS := $(filter-out hv/vm/fpu.c hv/vm/sched.c,$(CONFIG_SRCS) hv/keep.c hv/lib/err.c hv/vmx/event.c \
 	$(call NOT_TEST,$(wildcard hv/mm/*.c hv/vm/*.c hv/vdev/*.c))) $(wildcard hv/fake/*.c) $(GUEST_NET_SRCS)
 PURE_OBJS := $(PURE_SRCS:%.c=$(BUILD)/tests/obj/%.o) $(PURE_LIB_OBJS)
 HV_TEST_SRCS := $(wildcard hv/*_test.c hv/*/*_test.c) $(GUEST_NET_TESTS)

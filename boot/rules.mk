@@ -39,7 +39,7 @@ $(BUILD)/godwit.efi: $(OBJS) linker.ld
 	$(EFI_LINK)
 
 # The firmware phase and the machine layer alone, with a self-test in place of hv/main.c: make build/selftest.efi.
-SELFTEST_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out %_test.c,hv/config.c hv/keep.c hv/vm/cpu_model.c hv/mm/frame.c boot/selftest.c \
+SELFTEST_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out %_test.c,$(CONFIG_SRCS) hv/keep.c hv/mm/frame.c boot/selftest.c \
 	$(wildcard hv/lib/*.c hv/arch/*.c drivers/uart/*.c))) $(patsubst %.S,$(BUILD)/obj/%.o,$(wildcard hv/arch/*.S))
 $(BUILD)/selftest.efi: $(SELFTEST_OBJS) $(BOOT_OBJS) linker.ld
 	$(EFI_LINK)

@@ -9,6 +9,7 @@
 #define CONFIG_MAX_MODULES 4
 #define CONFIG_MAX_VCPUS 8
 #define CONFIG_MAX_WEIGHT 1000
+#define CONFIG_DEFAULT_WEIGHT 100
 #define CONFIG_CPU_BYTES 128 /* of cpu=, with its NUL */
 
 #define CONFIG_MAX_DISKS 4
@@ -63,7 +64,7 @@ struct guest_config {
 	char name[NAME_MAX_LEN];
 	u64 memory_bytes;         /* multiple of 2 MiB, 4 MiB..1 TiB */
 	u32 vcpus;                /* 1..CONFIG_MAX_VCPUS */
-	u32 weight;               /* share of CPU time against other guests, 1..CONFIG_MAX_WEIGHT, default 100 */
+	u32 weight;               /* share of CPU time against other guests, 1..CONFIG_MAX_WEIGHT */
 	char cpu[CONFIG_CPU_BYTES]; /* baseline, see hv/vm/cpu_model.h; empty: host */
 	char kernel[64];          /* file in \godwit\ */
 	char initrd[64];          /* empty: none */
@@ -90,7 +91,7 @@ struct config {
 	bool verify_full;
 	u64 self_migrate_exits;        /* 0: off */
 	bool quit_when_idle;
-	bool no_apicv;                 /* APIC virtualization is not used where it is present */
+	bool apicv;                    /* APIC virtualization is used where it is present; default yes */
 	struct guest_config guests[CONFIG_MAX_GUESTS];
 	u32 n_guests;
 	struct switch_config switches[CONFIG_MAX_SWITCHES];

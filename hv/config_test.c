@@ -65,7 +65,7 @@ static void test_everything(void **state)
 	assert_int_equal(c.max_rounds, 7);
 	assert_true(c.verify_full);
 	assert_int_equal(c.self_migrate_exits, 1000);
-	assert_true(c.quit_when_idle && c.no_apicv);
+	assert_true(c.quit_when_idle && !c.apicv);
 	assert_int_equal(c.n_guests, 2);
 	assert_string_equal(c.guests[0].name, "web");
 	assert_int_equal(c.guests[0].memory_bytes, 1ull << 30);
@@ -126,7 +126,7 @@ static void test_disks(void **state)
 	one_error(GUEST "disk=ram:1K\n", "line 5", "not possible", "whole megabytes");
 	one_error(GUEST "disk=ram:99999999999G\n", "line 5", "not possible", "whole megabytes");
 	one_error(GUEST "disk=image:../x\n", "line 5", "is not a file name", "at most 63");
-	one_error(GUEST "disk=nbd://server/root\n", "line 5", "no IPv4 address", "nbd://192.168.1.5:10809/root");
+	one_error(GUEST "disk=nbd://server/root\n", "line 5", "no IPv4 address behind //", "nbd://192.168.1.5:10809/root");
 	one_error(GUEST "disk=nbd://10.0.0.1:0/root\n", "line 5", "port that is none", "nbd://192.168.1.5:10809/root");
 	one_error(GUEST "disk=nbd://10.0.0.1:65536/root\n", "line 5", "port that is none", "nbd://192.168.1.5:10809/root");
 	one_error(GUEST "disk=nbd://10.0.0.1x\n", "line 5", "is no disk", "nbds://IP:PORT/EXPORT");
@@ -148,11 +148,12 @@ static void test_defaults(void **state)
 	assert_int_equal(c.port, 4789);
 	assert_int_equal(c.freeze_budget_ms, 300);
 	assert_int_equal(c.max_rounds, 30);
-	assert_false(c.verify_full || c.quit_when_idle || c.no_apicv);
+	assert_false(c.verify_full || c.quit_when_idle || !c.apicv);
 	assert_int_equal(c.self_migrate_exits, 0);
 	assert_int_equal(c.n_guests, 0);
 	one_error("", "godwit.conf", "[host] name= is missing", "like name=a");
 	assert_string_equal(c.host_name, "unnamed");
+	one_error("[host]\nrecords=no\n", "godwit.conf", "[host] name= is missing", "like name=a");
 }
 
 static void test_network(void **state)
@@ -228,6 +229,9 @@ static void test_values(void **state)
 	/* A value that is wrong leaves the default. */
 	one_error(HOST "[debug]\nself-migrate-exits=7x\n", "line 4", "self-migrate-exits=7x", "0 for off");
 	assert_int_equal(c.self_migrate_exits, 0);
+	one_error(HOST "[network]\ngateway=10.0.2.1x\n", "line 4", "gateway=10.0.2.1x", "like gateway=");
+	assert_int_equal(c.gateway, 0);
+	one_error(HOST "[time]\nservers=1.1.1.1\nprefer=1.1.1.2x\n", "line 5", "prefer=1.1.1.2x", "servers=192");
 	one_error(HOST "records=jes\n", "line 3", "records=jes", "yes nor no");
 	assert_true(c.keep_records);
 }

@@ -54,7 +54,7 @@ void hv_main(struct boot_info *bi)
 	net_name_host(bi);
 	keep_start(c->host_name);
 	lifecycle_init(c);
-	can_run = vmx_start(!c->no_apicv);
+	can_run = vmx_start(c->apicv);
 	if (can_run)
 		smp_start(bi->trampoline, sched_run_guests);
 	mig_init(c->host_name);

@@ -3,7 +3,7 @@ MIG_CFLAGS := -isystem $(DEPS)/xxhash
 MIG_SRCS := $(filter-out %_test.c %_fake.c,$(wildcard mig/*.c))
 
 # mig/ alone over its own fake of everything else.
-MIG_FAKE_NEEDS := hv/keep.c hv/config.c hv/vm/cpu_model.c hv/lib/err.c
+MIG_FAKE_NEEDS := hv/keep.c $(CONFIG_SRCS) hv/lib/err.c
 MIG_TEST_OBJS := $(patsubst %.c,$(BUILD)/tests/obj/%.o,$(MIG_SRCS) mig/mig_fake.c $(MIG_FAKE_NEEDS))
 $(BUILD)/tests/mig_move_test: $(BUILD)/tests/obj/mig/move_test.o $(MIG_TEST_OBJS)
 $(BUILD)/tests/mig_wire_test: $(BUILD)/tests/obj/mig/wire_test.o $(MIG_TEST_OBJS)

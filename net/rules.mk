@@ -80,7 +80,7 @@ $(BUILD)/tests/gcm_test: $(NET_TEST_DIR)/net/port/gcm_test.o $(NET_TEST_OBJS)
 	@echo '  LD      $@'; $(HOSTCC) -fsanitize=address,undefined -o $@ $^ -lcmocka
 $(BUILD)/tests/control_test: $(addprefix $(NET_TEST_DIR)/,net/control_test.o net/control.o net/commands.o net/vswitch.o net/net_fake.o \
 	net/port/sys.o hv/lib/err.o lib/cjson/cJSON.o lib/mbedtls/base64.o lib/mbedtls/constant_time.o) \
-	$(BUILD)/tests/obj/hv/config.o $(BUILD)/tests/obj/hv/vm/cpu_model.o
+	$(CONFIG_SRCS:%.c=$(BUILD)/tests/obj/%.o)
 	@echo '  LD      $@'; $(HOSTCC) -fsanitize=address,undefined -o $@ $^ -lcmocka
 
 NBD_TEST_OBJS := $(addprefix $(NET_TEST_DIR)/,net/nbd_client.o net/nbd_proto.o)

@@ -19,7 +19,6 @@
 #define POLL_SHARE 16
 #define POLL_LEAST_HZ 1000 /* a gigabit card's ring is full after 3 ms */
 #define SLEEP_HZ 10       /* no other CPU sleeps longer */
-#define WEIGHT 100        /* of a guest that says nothing */
 
 static struct spinlock lock;
 
@@ -108,7 +107,7 @@ static u64 latest; /* vruntime of the one that was picked last */
 
 static void charge(struct vcpu *v, u64 ticks)
 {
-	v->vruntime += ticks * WEIGHT / (v->vm->config.weight ? v->vm->config.weight : WEIGHT);
+	v->vruntime += ticks * CONFIG_DEFAULT_WEIGHT / (v->vm->config.weight ? v->vm->config.weight : CONFIG_DEFAULT_WEIGHT);
 }
 
 /* until: somebody must look then whether another vCPU is to run. */

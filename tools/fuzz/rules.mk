@@ -5,7 +5,7 @@ FUZZ_SECONDS ?= 30
 FUZZ_CC := clang
 FUZZ_CFLAGS := -std=gnu11 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -fno-strict-aliasing -Wall -Wextra \
 	-Wno-unused-parameter -Wno-missing-field-initializers -Ihv/fake/include -I. -I$(BUILD)/gen
-FUZZ_SRCS_config := hv/config.c hv/vm/cpu_model.c hv/lib/err.c hv/lib/log.c hv/lib/clock.c hv/lib/bug.c
+FUZZ_SRCS_config := $(CONFIG_SRCS) hv/lib/err.c hv/lib/log.c hv/lib/clock.c hv/lib/bug.c
 FUZZERS := $(patsubst tools/fuzz/%_fuzz.c,%,$(wildcard tools/fuzz/*_fuzz.c))
 
 define FUZZ_RULE
