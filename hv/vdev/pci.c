@@ -108,11 +108,12 @@ static void pci_message(struct vm *vm, u64 address, u32 data)
 	lapic_deliver(vm, dest == 0xff && !logical ? ~0u : dest, logical, mode, (u8)data, false);
 }
 
+/* Sends what is pending and not masked. A message is a write by the device, so it wants bus mastering. */
 static void pci_msix_flush(struct pci_fn *fn)
 {
 	struct pci_fn_state *s = fn->s;
 
-	if ((s->msix_enable & (MSIX_ENABLE | MSIX_MASK_ALL)) != MSIX_ENABLE)
+	if ((s->msix_enable & (MSIX_ENABLE | MSIX_MASK_ALL)) != MSIX_ENABLE || !pci_is_master(fn))
 		return;
 	for (unsigned v = 0; v < fn->msix_vectors; v++) {
 		if (!(s->msix_pending & BIT(v)) || (s->msix_control[v] & MSIX_MASKED))
@@ -127,8 +128,7 @@ void pci_msix_send(struct pci_fn *fn, u16 vector)
 	if (!pci_msix_enabled(fn) || vector >= fn->msix_vectors)
 		return;
 	fn->s->msix_pending |= (u32)BIT(vector);
-	if (pci_is_master(fn)) /* a message is a write by the device */
-		pci_msix_flush(fn);
+	pci_msix_flush(fn);
 }
 
 static u32 *pci_msix_word(struct pci_fn *fn, u32 offset)
@@ -241,8 +241,7 @@ static void pci_set_command(struct pci_fn *fn, u16 command)
 	pci_update_lines(fn);
 	if (!((old ^ command) & (PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER)))
 		return;
-	if (pci_is_master(fn))
-		pci_msix_flush(fn);
+	pci_msix_flush(fn);
 	if (fn->command_changed)
 		fn->command_changed(fn->dev);
 }

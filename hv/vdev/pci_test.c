@@ -152,14 +152,20 @@ static void test_msix(void **unused)
 	pci_msix_send(fn, 2);
 	pci_msix_send(fn, 0);
 	assert_int_equal(vdev_fake_interrupt(vm), 0);
-	wr(COMMAND, 2, 2);
 	wr(MSIX + 2, 2, 0x8000);
-	pci_msix_send(fn, 1);
-	assert_int_equal(virtio_fake_mmio_read(vm, pba, 4), 2); /* the others went with the mask */
 	assert_int_equal(vdev_fake_interrupt(vm), 0x42);
 	assert_int_equal(vdev_fake_interrupt(vm), 0x40);
+	wr(COMMAND, 2, 2);
+	pci_msix_send(fn, 1);
+	wr(MSIX + 2, 2, 0xc000);
+	pci_msix_send(fn, 0);
+	wr(MSIX + 2, 2, 0x8000); /* neither mask lets it out */
+	virtio_fake_mmio_write(vm, table + 12, 4, 0);
+	assert_int_equal(virtio_fake_mmio_read(vm, pba, 4), 3);
+	assert_int_equal(vdev_fake_interrupt(vm), 0);
 	wr(COMMAND, 2, 6);
 	assert_int_equal(vdev_fake_interrupt(vm), 0x77);
+	assert_int_equal(vdev_fake_interrupt(vm), 0x40);
 	/* Not to an APIC; delivery modes and vectors that no message has. */
 	virtio_fake_mmio_write(vm, table, 4, 0x1000);
 	pci_msix_send(fn, 0);
