@@ -212,7 +212,7 @@ int state_load(struct vm *vm, const void *buf, size_t len, struct error *e)
 		rc = inst.type->post_load(inst.owner, &why);
 		if (rc)
 			return error_set(e, E_INVAL, "state %s.%u: %s", inst.type->name, inst.instance,
-					 why.code ? why.text : "a value is out of range");
+					 why.code ? why.text : "impossible values; do both hosts run the same Godwit?");
 	}
 	return 0;
 }

@@ -749,7 +749,7 @@ void lapic_init_reset(struct vdev *dev)
 
 static bool lapic_timer_valid(const struct lapic *l)
 {
-	u64 now = vm_tsc(l->dev.vm), at = l->s.timer_deadline;
+	u64 at = l->s.timer_deadline;
 	bool armed = at != VDEV_NEVER;
 
 	if (lapic_timer_mode(l) == TIMER_TSC_DEADLINE)
@@ -757,8 +757,8 @@ static bool lapic_timer_valid(const struct lapic *l)
 	if (l->s.tsc_deadline)
 		return false;
 	/* Bounded, so that no later sum overflows. */
-	return !armed || (l->s.timer_initial && at <= now + lapic_counts(l, l->s.timer_initial) + lapic_timer_gap(l) &&
-			  now < BIT(62));
+	return !armed || (l->s.timer_initial &&
+			  at <= vm_tsc(l->dev.vm) + lapic_counts(l, l->s.timer_initial) + lapic_timer_gap(l));
 }
 
 static int lapic_post_load(void *owner, struct error *e)
@@ -776,8 +776,7 @@ static int lapic_post_load(void *owner, struct error *e)
 	for (unsigned i = 0; i < LVT_COUNT; i++)
 		bad |= (s->lvt[i] & ~lvt_writable[i]) || (!(s->svr & SVR_ENABLED) && !(s->lvt[i] & LVT_MASKED));
 	if (bad || !lapic_timer_valid(l))
-		return error_set(e, E_INVAL, "lapic: impossible state of vCPU %u's local APIC in the stream; "
-				 "do both hosts run the same Godwit?", lapic_id(l));
+		return -E_INVAL;
 	vdev_arm(&l->dev, s->timer_deadline);
 	return 0;
 }

@@ -360,7 +360,7 @@ void pci_fn_reset(struct pci_fn *fn)
 	pci_update_lines(fn);
 }
 
-int pci_fn_post_load(struct pci_fn *fn, struct error *e)
+int pci_fn_post_load(const struct pci_fn *fn)
 {
 	const struct pci_fn_state *s = fn->s;
 	bool bad = (fn->bar_size ? s->bar & (fn->bar_size - 1) : s->bar) || (s->command & ~COMMAND_WRITABLE) ||
@@ -369,10 +369,7 @@ int pci_fn_post_load(struct pci_fn *fn, struct error *e)
 
 	for (unsigned v = 0; v < PCI_MSIX_VECTORS; v++)
 		bad |= (s->msix_control[v] & ~MSIX_MASKED) || (s->msix_address[v] & 3);
-	if (bad)
-		return error_set(e, E_INVAL, "%s: impossible PCI configuration in the stream; do both hosts run the same Godwit?",
-				 fn->dev->type->mig.name);
-	return 0;
+	return bad ? -E_INVAL : 0;
 }
 
 /* --- the bridge --- */
@@ -409,9 +406,7 @@ static int pci_post_load(void *owner, struct error *e)
 {
 	struct pci *p = pci_of(owner);
 
-	if (p->s.address & ~(u64)ADDRESS_WRITABLE)
-		return error_set(e, E_INVAL, "pci: impossible configuration address in the stream; do both hosts run the same Godwit?");
-	return pci_fn_post_load(&p->fn, e);
+	return p->s.address & ~(u64)ADDRESS_WRITABLE ? -E_INVAL : pci_fn_post_load(&p->fn);
 }
 
 static const struct mig_field pci_fields[] = {

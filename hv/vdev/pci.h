@@ -74,5 +74,5 @@ bool pci_msix_enabled(const struct pci_fn *fn);
 void pci_intx(struct pci_fn *fn, bool level);
 /* The guest may (bus master) have the device reach memory. */
 static inline bool pci_is_master(const struct pci_fn *fn) { return fn->s->command & PCI_COMMAND_MASTER; }
-/* Checks every range. -E_INVAL with *e. */
-int pci_fn_post_load(struct pci_fn *fn, struct error *e) __must_check;
+/* Checks every range. -E_INVAL. */
+int pci_fn_post_load(const struct pci_fn *fn) __must_check;

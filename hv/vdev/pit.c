@@ -310,18 +310,16 @@ static int pit_post_load(void *owner, struct error *e)
 {
 	struct pit *p = pit_of(owner);
 	const struct pit_state *s = &p->s;
-	bool bad = vm_tsc(p->dev.vm) >= BIT(62); /* beyond, the sums in ticks would overflow */
-	u64 now = bad ? 0 : pit_now(p);
+	u64 now = pit_now(p);
+	bool bad = (s->port61 & ~PORT61_WRITABLE) || !s->gate[0] || !s->gate[1] || s->gate[2] != (s->port61 & PORT61_GATE2);
 
-	bad |= (s->port61 & ~PORT61_WRITABLE) || !s->gate[0] || !s->gate[1] || s->gate[2] != (s->port61 & PORT61_GATE2);
 	for (unsigned c = 0; c < PIT_CHANNELS; c++)
 		bad |= s->start[c] > now || s->stopped[c] > now || s->count[c] < 1 || s->count[c] > 65536 ||
 		       s->mode[c] > 5 || s->bcd[c] > 1 || s->access[c] < 1 || s->access[c] > 3 || s->loaded[c] > 1 ||
 		       s->started[c] > s->loaded[c] || s->gate[c] > 1 || s->write_high[c] > 1 ||
 		       s->read_high[c] > 1 || s->latched[c] > 2 || s->status_latched[c] > 1;
 	if (bad || (s->irq_tick != VDEV_NEVER && s->irq_tick > now + s->count[0] + PIT_MIN_TICKS))
-		return error_set(e, E_INVAL, "pit: impossible state of the 8254 in the stream; "
-				 "do both hosts run the same Godwit?");
+		return -E_INVAL;
 	pit_arm(p, s->irq_tick);
 	return 0;
 }

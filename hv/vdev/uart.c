@@ -268,8 +268,7 @@ static int uart_post_load(void *owner, struct error *e)
 
 	if (s->ier > 0x0f || s->mcr > 0x1f || (s->fcr & ~FCR_WRITABLE) || (s->fcr && !(s->fcr & FCR_ENABLE)) ||
 	    s->overrun > 1 || s->thre_pending > 1 || s->timed_out > 1 || s->n > uart_capacity(s))
-		return error_set(e, E_INVAL, "uart: impossible state of the 16550A in the stream; "
-				 "do both hosts run the same Godwit?");
+		return -E_INVAL;
 	vdev_arm(&u->dev, s->timeout_at);
 	return 0;
 }

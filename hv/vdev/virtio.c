@@ -432,8 +432,7 @@ int virtio_post_load(void *owner, struct error *e)
 	for (unsigned q = 0; q < VIRTIO_MAX_QUEUES; q++)
 		bad |= !queue_possible(vio, q);
 	if (bad)
-		return error_set(e, E_INVAL, "%s: impossible virtio state in the stream; do both hosts run the same Godwit and "
-				 "offer the same devices?", vio->dev.type->mig.name);
+		return -E_INVAL;
 	vdev_kick(&vio->dev);
-	return pci_fn_post_load(&vio->fn, e);
+	return pci_fn_post_load(&vio->fn);
 }

@@ -392,7 +392,7 @@ static int virtio_blk_post_load(void *owner, struct error *e)
 	for (u64 i = 0; !bad && i < BLK_MAX_REQUESTS; i++)
 		bad = i < b->s.n_taken ? b->s.taken[i] >= b->s.v.size[0] : b->s.taken[i] != 0;
 	if (bad)
-		return error_set(e, E_INVAL, "virtio-blk: impossible requests in the stream; do both hosts run the same Godwit?");
+		return -E_INVAL;
 	b->redo = b->s.n_taken;
 	return virtio_post_load(owner, e);
 }

@@ -120,9 +120,7 @@ static void virtio_console_device_reset(struct virtio *vio)
 
 static int virtio_console_post_load(void *owner, struct error *e)
 {
-	if (virtio_console_of(owner)->s.active > 1)
-		return error_set(e, E_INVAL, "virtio-console: impossible state in the stream; do both hosts run the same Godwit?");
-	return virtio_post_load(owner, e);
+	return virtio_console_of(owner)->s.active > 1 ? -E_INVAL : virtio_post_load(owner, e);
 }
 
 static const struct mig_field virtio_console_fields[] = {

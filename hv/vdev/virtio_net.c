@@ -432,7 +432,7 @@ static int virtio_net_post_load(void *owner, struct error *e)
 
 	if (s->n_unicast > UNICAST_MACS || s->n_multicast > MULTICAST_MACS || (s->promisc | s->allmulti | s->announce) > 1 ||
 	    s->seen.router > 1)
-		return error_set(e, E_INVAL, "virtio-net: impossible state in the stream; do both hosts run the same Godwit?");
+		return -E_INVAL;
 	return virtio_post_load(owner, e);
 }
 

@@ -84,8 +84,7 @@ static int virtio_rng_post_load(void *owner, struct error *e)
 	struct vdev *dev = owner;
 
 	if (virtio_rng_of(dev)->s.next_at > vm_tsc(dev->vm) + vm_tsc_hz(dev->vm))
-		return error_set(e, E_INVAL, "virtio-rng: its next turn lies too far ahead in the stream; do both hosts run the "
-				 "same Godwit?");
+		return -E_INVAL;
 	return virtio_post_load(owner, e); /* service() arms the timer again */
 }
 

@@ -24,8 +24,9 @@ struct mig_type {
 	bool absent_ok;          /* a stream without it is from before it existed: its state is as after a reset */
 	u32 state_size;
 	const struct mig_field *fields;
-	/* After all fields of this instance are loaded: checks every range (the stream is hostile) and rebuilds
-	 * host-only state. owner: struct vdev * or struct vcpu *. 0 or -E_INVAL with *e set. May be NULL. */
+	/* After all fields of all instances are loaded, by phase: checks every range (the stream is hostile) and rebuilds
+	 * host-only state. owner: struct vdev * or struct vcpu *. 0, or negative; *e only if there is more to say than that
+	 * such values cannot be. May be NULL. */
 	int (*post_load)(void *owner, struct error *e);
 };
 

@@ -66,7 +66,8 @@ int bus_add_mmio(struct vm *vm, struct vdev *dev, gpa_t base, u64 len, bus_fn fn
 /* Takes back all ranges of a device. */
 void bus_remove(struct vm *vm, struct vdev *dev);
 
-/* Guest time: the guest's TSC (stands still while the guest is paused) and its frequency in Hz. */
+/* Guest time: the guest's TSC (stands still while the guest is paused; a state with 2^62 or more is refused, so sums of times
+ * do not overflow) and its frequency in Hz. */
 u64 vm_tsc(const struct vm *vm);
 u64 vm_tsc_hz(const struct vm *vm);
 

@@ -480,7 +480,7 @@ static void check_state(void)
 	vm_state_sync(vm);
 	for (unsigned i = 0; vm_mig_instance(vm, i, &inst); i++)
 		if (inst.type->post_load && inst.type->post_load(inst.owner, &e)) {
-			fprintf(stderr, "%s\n", e.text);
+			fprintf(stderr, "%s.%u: %s\n", inst.type->name, inst.instance, e.text);
 			abort();
 		}
 }
