@@ -21,6 +21,22 @@ struct vdev *vdev_fake_add(struct vm *vm, const struct vdev_type *type, unsigned
 	return d;
 }
 
+static unsigned drop(struct bus_range *ranges, unsigned n, const struct vdev *dev)
+{
+	unsigned kept = 0;
+
+	for (unsigned i = 0; i < n; i++)
+		if (ranges[i].dev != dev)
+			ranges[kept++] = ranges[i];
+	return kept;
+}
+
+void vdev_fake_unplug(struct vdev *dev)
+{
+	dev->vm->n_pio = drop(dev->vm->pio, dev->vm->n_pio, dev);
+	dev->vm->n_mmio = drop(dev->vm->mmio, dev->vm->n_mmio, dev);
+}
+
 struct vm *vdev_fake_vm(void)
 {
 	struct vm *vm = calloc(1, sizeof(*vm));

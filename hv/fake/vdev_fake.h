@@ -12,6 +12,8 @@ struct vm *vdev_fake_vm(void);
 void vdev_fake_free(struct vm *vm);
 /* Makes a device: zeroed, init, reset. Owned by vm. */
 struct vdev *vdev_fake_add(struct vm *vm, const struct vdev_type *type, unsigned instance);
+/* Takes its ports and MMIO ranges from a device, so that it can be made again. */
+void vdev_fake_unplug(struct vdev *dev);
 /* Moves the guest TSC forward, running due timers in order at their own time. */
 void vdev_fake_run(struct vm *vm, u64 ticks);
 /* Jumps forward first and runs due timers after: what a guest sees that was not scheduled for a while. */

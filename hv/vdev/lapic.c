@@ -217,25 +217,11 @@ static void lapic_accept(struct lapic *l, u8 vector, bool level)
 	lapic_check(l);
 }
 
-static void lapic_nmi(struct lapic *l)
-{
-	struct vcpu *v = vm_vcpu(l->dev.vm, l->dev.instance);
-
-	if (v)
-		vcpu_nmi(v);
-}
-
-/* A local source signals its LVT entry. */
+/* One of the two local sources that there are, the timer and errors, signals its LVT entry. They have no delivery mode. */
 static void lapic_local(struct lapic *l, unsigned lvt)
 {
-	u32 e = l->s.lvt[lvt];
-
-	if (e & LVT_MASKED)
-		return;
-	if (lvt == LVT_TIMER || lvt == LVT_ERROR || LVT_MODE(e) == MODE_FIXED)
-		lapic_accept(l, (u8)e, false);
-	else if (LVT_MODE(e) == MODE_NMI)
-		lapic_nmi(l);
+	if (!(l->s.lvt[lvt] & LVT_MASKED))
+		lapic_accept(l, (u8)l->s.lvt[lvt], false);
 }
 
 static void lapic_eoi(struct lapic *l)
@@ -303,37 +289,26 @@ static bool lapic_matches(const struct lapic *l, u32 dest, bool logical)
 
 static void lapic_receive(struct lapic *l, u8 mode, u8 vector, bool level)
 {
-	switch (mode) {
-	case MODE_FIXED: case MODE_LOWEST:
-		lapic_accept(l, vector, level);
-		break;
-	case MODE_NMI:
-		lapic_nmi(l);
-		break;
-	case MODE_EXTINT:
-		lapic_check(l); /* the PIC's request is asked for at the next entry */
-		break;
-	case MODE_INIT: case MODE_SIPI: {
-		struct vcpu *v = vm_vcpu(l->dev.vm, l->dev.instance);
+	struct vcpu *v = vm_vcpu(l->dev.vm, l->dev.instance);
 
-		if (v && mode == MODE_INIT)
-			vcpu_init(v);
-		else if (v)
-			vcpu_sipi(v, vector);
-		break;
-	}
+	switch (mode) {
+	case MODE_FIXED: case MODE_LOWEST: lapic_accept(l, vector, level); break;
+	case MODE_NMI: vcpu_nmi(v); break;
+	case MODE_EXTINT: vcpu_irq_check(v); break; /* the PIC's request is asked for at the next entry */
+	case MODE_INIT: vcpu_init(v); break;
+	case MODE_SIPI: vcpu_sipi(v, vector); break;
 	default: /* SMI: no SMM here */
 		log_guest(LOG_WARN, "lapic", "vCPU %u: interrupt message with delivery mode %u ignored",
 			  lapic_id(l), mode);
 	}
 }
 
+/* NULL: there is no such vCPU yet. */
 static struct lapic *lapic_nth(struct vm *vm, unsigned i)
 {
 	struct vcpu *v = vm_vcpu(vm, i);
-	struct vdev *dev = v ? vcpu_lapic(v) : NULL;
 
-	return dev ? lapic_of(dev) : NULL;
+	return v ? lapic_of(vcpu_lapic(v)) : NULL;
 }
 
 void lapic_deliver(struct vm *vm, u32 dest, bool logical, u8 mode, u8 vector, bool level)
@@ -642,6 +617,7 @@ static int lapic_x2_write(struct lapic *l, u32 reg, u64 val)
 	return 0;
 }
 
+/* All but IA32_APIC_BASE. */
 static void lapic_power_up(struct lapic *l)
 {
 	l->s = (struct lapic_state){ .base = l->s.base, .timer_deadline = VDEV_NEVER, .dfr = ~0u, .svr = 0xff };
@@ -717,11 +693,6 @@ int lapic_msr_write(struct vdev *dev, u32 msr, u64 val)
 
 /* --- Frame --- */
 
-static int lapic_init(struct vdev *dev)
-{
-	return 0; /* its page moves with IA32_APIC_BASE: the exit code asks lapic_base() and calls us */
-}
-
 /* The BSP as firmware leaves it: enabled, virtual wire mode (LINT0 ExtINT, LINT1 NMI). */
 static void lapic_reset(struct vdev *dev)
 {
@@ -739,12 +710,7 @@ static void lapic_reset(struct vdev *dev)
 
 void lapic_init_reset(struct vdev *dev)
 {
-	struct lapic *l = lapic_of(dev);
-	u64 base = l->s.base;
-
-	lapic_power_up(l);
-	l->s.base = base;
-	vdev_arm(dev, VDEV_NEVER);
+	lapic_power_up(lapic_of(dev));
 }
 
 static bool lapic_timer_valid(const struct lapic *l)
@@ -806,7 +772,8 @@ const struct vdev_type lapic_type = {
 		.n_fields = ARRAY_SIZE(lapic_fields), .state_size = sizeof(struct lapic_state),
 		.fields = lapic_fields, .post_load = lapic_post_load,
 	},
+	/* No init: its page moves with IA32_APIC_BASE, so vcpu_apic_mmio() finds it and not the bus. */
 	.size = sizeof(struct lapic), .state_offset = offsetof(struct lapic, s),
-	.init = lapic_init, .reset = lapic_reset, .timer = lapic_timer,
+	.reset = lapic_reset, .timer = lapic_timer,
 };
 VDEV_REGISTER(lapic_type);

@@ -44,7 +44,7 @@ static void misc_ports_system_a(struct vdev *dev, u64 addr, unsigned size, bool 
 		*val = m->s.system_a;
 		return;
 	}
-	if ((*val & SYSTEM_A_RESET) && !(m->s.system_a & SYSTEM_A_RESET))
+	if (*val & SYSTEM_A_RESET)
 		vm_request_reset(dev->vm, "fast reset (92h)");
 	m->s.system_a = ((u8)*val & ~SYSTEM_A_RESET) | SYSTEM_A_A20;
 }

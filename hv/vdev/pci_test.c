@@ -276,13 +276,13 @@ static void test_board_without(void **unused)
 	struct vdev *pci = vm_vdev(vm, &pci_type, 0);
 	u64 val;
 
-	bus_remove(vm, pci);
+	vdev_fake_unplug(pci);
 	assert_false(bus_pio(vm, 0xcf8, 4, false, &val));
 	assert_false(bus_pio(vm, 0xcfc, 1, false, &val));
 	assert_false(bus_mmio(vm, PCI_WINDOW, 4, false, &val));
 	assert_true(bus_mmio(vm, 0xfec00000, 4, false, &val));
 	assert_int_equal(pci->type->init(pci), -E_EXIST); /* the bridge itself is still in its slot */
-	bus_remove(vm, pci);
+	vdev_fake_unplug(pci);
 	pci->type->destroy(pci);
 	assert_int_equal(pci->type->init(pci), 0);
 	assert_int_equal(rd(0, 4), 0x10431af4);

@@ -303,7 +303,6 @@ static void pit_reset(struct vdev *dev)
 		p->s.access[c] = 3;
 		p->s.count[c] = 65536;
 	}
-	vdev_arm(dev, VDEV_NEVER);
 }
 
 static int pit_post_load(void *owner, struct error *e)

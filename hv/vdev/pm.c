@@ -121,7 +121,7 @@ void pm_reset_control(struct vdev *dev, bool write, u64 *val)
 		*val = p->s.reset_control;
 		return;
 	}
-	if ((*val & RESET_CPU) && !(p->s.reset_control & RESET_CPU))
+	if (*val & RESET_CPU)
 		vm_request_reset(dev->vm, "reset control register (CF9h)");
 	p->s.reset_control = *val & RESET_WRITABLE & ~RESET_CPU; /* the reset clears it again */
 }
@@ -141,7 +141,6 @@ static void pm_reset(struct vdev *dev)
 	struct pm *p = pm_of(dev);
 
 	p->s = (struct pm_state){ .seen_tick = pm_tick(p), .cnt = CNT_SCI_EN };
-	vdev_arm(dev, VDEV_NEVER);
 }
 
 static int pm_post_load(void *owner, struct error *e)

@@ -23,12 +23,10 @@ static void pvpanic_io(struct vdev *dev, u64 addr, unsigned size, bool write, u6
 		return;
 	}
 	p->s.last = *val & (PANICKED | CRASH_LOADED);
-	if (*val & PANICKED) {
+	if (*val & PANICKED)
 		vm_request_panic(dev->vm, "its kernel panicked, and said so (pvpanic); the console has its last words");
-	} else if (*val & CRASH_LOADED) {
-		log_guard();
+	else if (*val & CRASH_LOADED)
 		log_guest(LOG_INFO, "guest", "%s: its kernel panicked; its crash kernel takes over", dev->vm->config.name);
-	}
 }
 
 static int pvpanic_init(struct vdev *dev)

@@ -341,7 +341,6 @@ static void rtc_reset(struct vdev *dev)
 	r->s.select = 0;
 	r->s.seen_us = rtc_now_us(r);
 	r->s.seen_tick = rtc_now_tick(r);
-	vdev_arm(dev, VDEV_NEVER);
 }
 
 static int rtc_post_load(void *owner, struct error *e)

@@ -258,7 +258,6 @@ static void uart_reset(struct vdev *dev)
 {
 	uart_of(dev)->s = (struct uart_state){ .timeout_at = VDEV_NEVER, .msr = MSR_CTS | MSR_DSR | MSR_DCD,
 					       .dll = 1 };
-	vdev_arm(dev, VDEV_NEVER);
 }
 
 static int uart_post_load(void *owner, struct error *e)

@@ -59,7 +59,7 @@ static void reload(struct vm *vm)
 	for (unsigned i = 0; i < vm->n_vdevs; i++) {
 		struct vdev *d = vm->vdevs[i];
 
-		bus_remove(vm, d);
+		vdev_fake_unplug(d);
 		if (d->type->destroy)
 			d->type->destroy(d);
 		memset(d + 1, 0, d->type->size - sizeof(*d));

@@ -88,7 +88,6 @@ int virtio_broken(struct virtio *vio, const char *why)
 {
 	if (!(vio->v->status & VIRTIO_NEEDS_RESET)) {
 		vio->v->status |= VIRTIO_NEEDS_RESET;
-		log_guard();
 		log_guest(LOG_WARN, "guest", "%s: %s.%u needs a reset by its driver: %s", vio->dev.vm->config.name,
 			  vio->dev.type->mig.name, vio->dev.instance, why);
 		virtio_config_changed(vio);

@@ -161,8 +161,6 @@ int virtq_pop(struct virtio *vio, unsigned q, struct virtq_chain *chain) __must_
 void virtq_unpop(struct virtio *vio, unsigned q, unsigned n);
 /* Reads again the chain that starts at head (a request that was taken before a move). 0 or negative, as virtq_pop(). */
 int virtq_chain_at(struct virtio *vio, unsigned q, u16 head, struct virtq_chain *chain) __must_check;
-/* How many requests wait; 0 if none, or if the ring is broken or not ready. Asks for no notification. */
-unsigned virtq_waiting(struct virtio *vio, unsigned q);
 /* len bytes at offset of the readable (writable) part. -E_RANGE: the chain is shorter than that, nothing was copied;
  * -E_PROTO: its memory is no RAM, DEVICE_NEEDS_RESET was set. */
 int virtq_read(struct virtio *vio, const struct virtq_chain *chain, u64 offset, void *buf, size_t len) __must_check;

@@ -409,7 +409,6 @@ static int virtio_net_init(struct vdev *dev)
 		if (vswitch_add(network->sw, &net->port))
 			return -E_NOMEM;
 	} else if (nic) {
-		log_guard();
 		log_warn("guest", "%s: there is no switch %s on this host, the link of network card %u is down", g->name,
 			 nic->network, dev->instance);
 	}

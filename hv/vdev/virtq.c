@@ -76,13 +76,6 @@ static int available(struct virtio *vio, unsigned q)
 	return n;
 }
 
-unsigned virtq_waiting(struct virtio *vio, unsigned q)
-{
-	int n = usable(vio, q) ? available(vio, q) : 0;
-
-	return n > 0 ? (unsigned)n : 0;
-}
-
 static int add_segment(struct virtio *vio, struct virtq_chain *c, const struct desc *d)
 {
 	unsigned n = c->n_out + c->n_in;

@@ -23,22 +23,6 @@ int bus_add_mmio(struct vm *vm, struct vdev *dev, gpa_t base, u64 len, bus_fn fn
 	return add(vm->mmio, &vm->n_mmio, base.v, len, dev, fn);
 }
 
-static unsigned drop(struct bus_range *ranges, unsigned n, const struct vdev *dev)
-{
-	unsigned kept = 0;
-
-	for (unsigned i = 0; i < n; i++)
-		if (ranges[i].dev != dev)
-			ranges[kept++] = ranges[i];
-	return kept;
-}
-
-void bus_remove(struct vm *vm, struct vdev *dev)
-{
-	vm->n_pio = drop(vm->pio, vm->n_pio, dev);
-	vm->n_mmio = drop(vm->mmio, vm->n_mmio, dev);
-}
-
 static bool dispatch(struct bus_range *ranges, unsigned n, u64 addr, unsigned size, bool write, u64 *val)
 {
 	if (!write)

@@ -12,8 +12,9 @@ struct vdev_type {
 	struct mig_type mig;
 	u32 size;          /* of the whole instance; struct vdev is its first member */
 	u32 state_offset;  /* of the migratable state within the instance */
-	/* Claims ports/MMIO (bus.h). Called once after the zeroed instance is made; then reset is called. */
+	/* Claims ports/MMIO (bus.h). Called once after the zeroed instance is made; then reset is called. May be NULL. */
 	int (*init)(struct vdev *);
+	/* Comes with the timer cancelled. */
 	void (*reset)(struct vdev *);
 	/* Guest TSC has reached dev->deadline (which was set to VDEV_NEVER before the call). */
 	void (*timer)(struct vdev *);
@@ -63,8 +64,6 @@ void vdev_arm(struct vdev *dev, u64 deadline);
 typedef void (*bus_fn)(struct vdev *dev, u64 addr, unsigned size, bool write, u64 *val);
 int bus_add_pio(struct vm *vm, struct vdev *dev, u16 base, u16 len, bus_fn fn) __must_check;
 int bus_add_mmio(struct vm *vm, struct vdev *dev, gpa_t base, u64 len, bus_fn fn) __must_check;
-/* Takes back all ranges of a device. */
-void bus_remove(struct vm *vm, struct vdev *dev);
 
 /* Guest time: the guest's TSC (stands still while the guest is paused; a state with 2^62 or more is refused, so sums of times
  * do not overflow) and its frequency in Hz. */
