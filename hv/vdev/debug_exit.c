@@ -47,8 +47,7 @@ static const struct mig_field debug_exit_fields[] = {
 const struct vdev_type debug_exit_type = {
 	.mig = {
 		.name = "debug-exit", .version = 1, .min_version = 1, .phase = MIG_PHASE_DEVICE,
-		.n_fields = ARRAY_SIZE(debug_exit_fields), .state_size = sizeof(struct debug_exit_state),
-		.fields = debug_exit_fields,
+		MIG_STATE(struct debug_exit_state, debug_exit_fields),
 	},
 	.size = sizeof(struct debug_exit), .state_offset = offsetof(struct debug_exit, s),
 	.init = debug_exit_init, .reset = debug_exit_reset,

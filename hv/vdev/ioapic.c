@@ -190,8 +190,7 @@ static const struct mig_field ioapic_fields[] = {
 const struct vdev_type ioapic_type = {
 	.mig = {
 		.name = "ioapic", .version = 1, .min_version = 1, .phase = MIG_PHASE_IRQCHIP,
-		.n_fields = ARRAY_SIZE(ioapic_fields), .state_size = sizeof(struct ioapic_state),
-		.fields = ioapic_fields, .post_load = ioapic_post_load,
+		MIG_STATE(struct ioapic_state, ioapic_fields), .post_load = ioapic_post_load,
 	},
 	.size = sizeof(struct ioapic), .state_offset = offsetof(struct ioapic, s),
 	.init = ioapic_init, .reset = ioapic_reset,

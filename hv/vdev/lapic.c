@@ -769,8 +769,7 @@ static const struct mig_field lapic_fields[] = {
 const struct vdev_type lapic_type = {
 	.mig = {
 		.name = "lapic", .version = 1, .min_version = 1, .phase = MIG_PHASE_IRQCHIP,
-		.n_fields = ARRAY_SIZE(lapic_fields), .state_size = sizeof(struct lapic_state),
-		.fields = lapic_fields, .post_load = lapic_post_load,
+		MIG_STATE(struct lapic_state, lapic_fields), .post_load = lapic_post_load,
 	},
 	/* No init: its page moves with IA32_APIC_BASE, so vcpu_apic_mmio() finds it and not the bus. */
 	.size = sizeof(struct lapic), .state_offset = offsetof(struct lapic, s),

@@ -78,8 +78,7 @@ static const struct mig_field misc_ports_fields[] = {
 const struct vdev_type misc_ports_type = {
 	.mig = {
 		.name = "misc-ports", .version = 1, .min_version = 1, .phase = MIG_PHASE_DEVICE,
-		.n_fields = ARRAY_SIZE(misc_ports_fields), .state_size = sizeof(struct misc_ports_state),
-		.fields = misc_ports_fields, .post_load = misc_ports_post_load,
+		MIG_STATE(struct misc_ports_state, misc_ports_fields), .post_load = misc_ports_post_load,
 	},
 	.size = sizeof(struct misc_ports), .state_offset = offsetof(struct misc_ports, s),
 	.init = misc_ports_init, .reset = misc_ports_reset,

@@ -293,8 +293,7 @@ static const struct mig_field pic_fields[] = {
 const struct vdev_type pic_type = {
 	.mig = {
 		.name = "pic", .version = 1, .min_version = 1, .phase = MIG_PHASE_IRQCHIP,
-		.n_fields = ARRAY_SIZE(pic_fields), .state_size = sizeof(struct pic_state),
-		.fields = pic_fields, .post_load = pic_post_load,
+		MIG_STATE(struct pic_state, pic_fields), .post_load = pic_post_load,
 	},
 	.size = sizeof(struct pic), .state_offset = offsetof(struct pic, s),
 	.init = pic_init, .reset = pic_reset,

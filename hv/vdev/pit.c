@@ -347,8 +347,7 @@ static const struct mig_field pit_fields[] = {
 const struct vdev_type pit_type = {
 	.mig = {
 		.name = "pit", .version = 1, .min_version = 1, .phase = MIG_PHASE_TIMER,
-		.n_fields = ARRAY_SIZE(pit_fields), .state_size = sizeof(struct pit_state),
-		.fields = pit_fields, .post_load = pit_post_load,
+		MIG_STATE(struct pit_state, pit_fields), .post_load = pit_post_load,
 	},
 	.size = sizeof(struct pit), .state_offset = offsetof(struct pit, s),
 	.init = pit_init, .reset = pit_reset, .timer = pit_timer,

@@ -168,8 +168,7 @@ static const struct mig_field pm_fields[] = {
 const struct vdev_type pm_type = {
 	.mig = {
 		.name = "pm", .version = 1, .min_version = 1, .phase = MIG_PHASE_TIMER,
-		.n_fields = ARRAY_SIZE(pm_fields), .state_size = sizeof(struct pm_state),
-		.fields = pm_fields, .post_load = pm_post_load,
+		MIG_STATE(struct pm_state, pm_fields), .post_load = pm_post_load,
 	},
 	.size = sizeof(struct pm), .state_offset = offsetof(struct pm, s),
 	.init = pm_init, .reset = pm_reset, .timer = pm_timer,

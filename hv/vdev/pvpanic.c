@@ -46,8 +46,7 @@ static const struct mig_field pvpanic_fields[] = {
 const struct vdev_type pvpanic_type = {
 	.mig = {
 		.name = "pvpanic", .version = 1, .min_version = 1, .phase = MIG_PHASE_DEVICE, .absent_ok = true,
-		.n_fields = ARRAY_SIZE(pvpanic_fields), .state_size = sizeof(struct pvpanic_state),
-		.fields = pvpanic_fields,
+		MIG_STATE(struct pvpanic_state, pvpanic_fields),
 	},
 	.size = sizeof(struct pvpanic), .state_offset = offsetof(struct pvpanic, s),
 	.init = pvpanic_init, .reset = pvpanic_reset,

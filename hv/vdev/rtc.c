@@ -368,8 +368,7 @@ static const struct mig_field rtc_fields[] = {
 const struct vdev_type rtc_type = {
 	.mig = {
 		.name = "rtc", .version = 1, .min_version = 1, .phase = MIG_PHASE_TIMER,
-		.n_fields = ARRAY_SIZE(rtc_fields), .state_size = sizeof(struct rtc_state),
-		.fields = rtc_fields, .post_load = rtc_post_load,
+		MIG_STATE(struct rtc_state, rtc_fields), .post_load = rtc_post_load,
 	},
 	.size = sizeof(struct rtc), .state_offset = offsetof(struct rtc, s),
 	.init = rtc_init, .reset = rtc_reset, .timer = rtc_timer,

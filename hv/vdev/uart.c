@@ -292,8 +292,7 @@ static const struct mig_field uart_fields[] = {
 const struct vdev_type uart_type = {
 	.mig = {
 		.name = "uart", .version = 1, .min_version = 1, .phase = MIG_PHASE_DEVICE,
-		.n_fields = ARRAY_SIZE(uart_fields), .state_size = sizeof(struct uart_state),
-		.fields = uart_fields, .post_load = uart_post_load,
+		MIG_STATE(struct uart_state, uart_fields), .post_load = uart_post_load,
 	},
 	.size = sizeof(struct uart), .state_offset = offsetof(struct uart, s),
 	.init = uart_init, .reset = uart_reset, .timer = uart_timer,

@@ -407,8 +407,7 @@ const struct virtio_type virtio_blk_type = {
 	.vdev = {
 		.mig = {
 			.name = "virtio-blk", .version = 1, .min_version = 1, .phase = MIG_PHASE_DEVICE,
-			.n_fields = ARRAY_SIZE(virtio_blk_fields), .state_size = sizeof(struct virtio_blk_state),
-			.fields = virtio_blk_fields, .post_load = virtio_blk_post_load,
+			MIG_STATE(struct virtio_blk_state, virtio_blk_fields), .post_load = virtio_blk_post_load,
 		},
 		.size = sizeof(struct virtio_blk), .state_offset = offsetof(struct virtio_blk, s),
 		.init = virtio_blk_init, .reset = virtio_reset, .destroy = virtio_destroy,

@@ -133,8 +133,7 @@ const struct virtio_type virtio_console_type = {
 	.vdev = {
 		.mig = {
 			.name = "virtio-console", .version = 1, .min_version = 1, .phase = MIG_PHASE_DEVICE, .absent_ok = true,
-			.n_fields = ARRAY_SIZE(virtio_console_fields), .state_size = sizeof(struct virtio_console_state),
-			.fields = virtio_console_fields, .post_load = virtio_console_post_load,
+			MIG_STATE(struct virtio_console_state, virtio_console_fields), .post_load = virtio_console_post_load,
 		},
 		.size = sizeof(struct virtio_console), .state_offset = offsetof(struct virtio_console, s),
 		.init = virtio_init, .reset = virtio_reset, .destroy = virtio_destroy, .service = virtio_console_service,

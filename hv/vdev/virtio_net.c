@@ -500,8 +500,7 @@ const struct virtio_type virtio_net_type = {
 	.vdev = {
 		.mig = {
 			.name = "virtio-net", .version = 1, .min_version = 1, .phase = MIG_PHASE_DEVICE,
-			.n_fields = ARRAY_SIZE(virtio_net_fields), .state_size = sizeof(ST), .fields = virtio_net_fields,
-			.post_load = virtio_net_post_load,
+			MIG_STATE(ST, virtio_net_fields), .post_load = virtio_net_post_load,
 		},
 		.size = sizeof(struct virtio_net), .state_offset = offsetof(struct virtio_net, s),
 		.init = virtio_net_init, .reset = virtio_reset, .destroy = virtio_net_destroy, .service = virtio_net_service,

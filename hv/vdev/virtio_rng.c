@@ -97,8 +97,7 @@ const struct virtio_type virtio_rng_type = {
 	.vdev = {
 		.mig = {
 			.name = "virtio-rng", .version = 1, .min_version = 1, .phase = MIG_PHASE_DEVICE, .absent_ok = true,
-			.n_fields = ARRAY_SIZE(virtio_rng_fields), .state_size = sizeof(struct virtio_rng_state),
-			.fields = virtio_rng_fields, .post_load = virtio_rng_post_load,
+			MIG_STATE(struct virtio_rng_state, virtio_rng_fields), .post_load = virtio_rng_post_load,
 		},
 		.size = sizeof(struct virtio_rng), .state_offset = offsetof(struct virtio_rng, s),
 		.init = virtio_init, .reset = virtio_reset, .destroy = virtio_destroy,

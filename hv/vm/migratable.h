@@ -47,6 +47,9 @@ struct mig_type {
 #define MIG_U32S(tag, st, m, since) MIG_ARRAY_(tag, st, m, since, u32)
 #define MIG_U64S(tag, st, m, since) MIG_ARRAY_(tag, st, m, since, u64)
 
+/* In the initializer of a struct mig_type: the state struct and the list of its fields. */
+#define MIG_STATE(st, list) .state_size = sizeof(st), .fields = (list), .n_fields = ARRAY_SIZE(list)
+
 /* Registration: a table of pointers in one section; the linker supplies the bounds. State structs have no padding. */
 #define MIG_REGISTER(type_) \
 	static const struct mig_type *const mig_reg_##type_ \

@@ -23,8 +23,8 @@ static const struct mig_field clock_fields[] = {
 };
 
 static const struct mig_type clock_type = {
-	.name = "clock", .version = 1, .min_version = 1, .phase = MIG_PHASE_CLOCK, .n_fields = ARRAY_SIZE(clock_fields),
-	.state_size = sizeof(struct vm_clock_state), .fields = clock_fields, .post_load = clock_post_load,
+	.name = "clock", .version = 1, .min_version = 1, .phase = MIG_PHASE_CLOCK,
+	MIG_STATE(struct vm_clock_state, clock_fields), .post_load = clock_post_load,
 };
 MIG_REGISTER(clock_type);
 
@@ -41,8 +41,8 @@ static const struct mig_field cpuid_fields[] = {
 };
 
 static const struct mig_type cpuid_type = {
-	.name = "cpuid", .version = 1, .min_version = 1, .phase = MIG_PHASE_CLOCK, .n_fields = ARRAY_SIZE(cpuid_fields),
-	.state_size = sizeof(struct cpuid_table), .fields = cpuid_fields, .post_load = cpuid_post_load,
+	.name = "cpuid", .version = 1, .min_version = 1, .phase = MIG_PHASE_CLOCK,
+	MIG_STATE(struct cpuid_table, cpuid_fields), .post_load = cpuid_post_load,
 };
 MIG_REGISTER(cpuid_type);
 
@@ -105,8 +105,8 @@ static const struct mig_field vcpu_fields[] = {
 };
 
 static const struct mig_type vcpu_type = {
-	.name = "vcpu", .version = 2, .min_version = 1, .phase = MIG_PHASE_VCPU, .n_fields = ARRAY_SIZE(vcpu_fields),
-	.state_size = sizeof(struct vcpu_state), .fields = vcpu_fields, .post_load = vcpu_post_load,
+	.name = "vcpu", .version = 2, .min_version = 1, .phase = MIG_PHASE_VCPU,
+	MIG_STATE(struct vcpu_state, vcpu_fields), .post_load = vcpu_post_load,
 };
 MIG_REGISTER(vcpu_type);
 
