@@ -32,7 +32,7 @@ int ept_init(struct ept *e)
 static void free_table(struct ept *e, u64 *t, int level)
 {
 	for (unsigned i = 0; level > 0 && i < ENTRIES; i++)
-		if ((t[i] & EPT_RWX) && !(t[i] & EPT_LARGE))
+		if (t[i] && !(t[i] & EPT_LARGE))
 			free_table(e, table_of(t[i]), level - 1);
 	frame_free(t);
 	e->table_pages--;
@@ -70,7 +70,8 @@ static int split_pde(struct ept *e, u64 *pde, u64 base, void *ctx)
 	for (u64 i = 0; i < ENTRIES; i++)
 		pt[i] = ((*pde & EPT_ADDR & ~(PAGE_2M - 1)) + i * PAGE_SIZE) | EPT_LEAF |
 			(*pde & (EPT_A | EPT_D));
-	*pde = ptr_hpa(pt).v | EPT_RWX | EPT_A; /* A: the leaves may hold D, let the first harvest look */
+	/* A: the leaves may hold D, let the first harvest look. A hidden one stays hidden. */
+	*pde = ptr_hpa(pt).v | (*pde & EPT_RWX ? EPT_RWX | EPT_A : 0);
 	return 0;
 }
 
@@ -79,7 +80,7 @@ int ept_map_2m(struct ept *e, gpa_t at, hpa_t frame)
 	u64 *t = e->root;
 
 	BUG_ON((at.v | frame.v) & (PAGE_2M - 1));
-	BUG_ON(at.v >> 48);
+	BUG_ON(at.v >> 48 || e->split);
 	for (int shift = 39; shift > 21; shift -= 9) {
 		t = next_table(e, &t[at.v >> shift & 511]);
 		if (!t)
@@ -87,25 +88,40 @@ int ept_map_2m(struct ept *e, gpa_t at, hpa_t frame)
 	}
 	u64 *pde = &t[at.v >> 21 & 511];
 
-	if (*pde & EPT_RWX)
+	if (*pde)
 		return -E_EXIST;
 	*pde = frame.v | EPT_LEAF | EPT_LARGE;
-	if (e->split)
-		(void)!split_pde(e, pde, at.v, NULL); /* else its pages are dirty together */
 	return 0;
 }
 
-void ept_hide_2m(struct ept *e, gpa_t at)
+/* Of what ept_map_2m() mapped. */
+static u64 *pde_of(struct ept *e, gpa_t at)
 {
 	u64 *t = e->root;
 
 	for (int shift = 39; shift > 21; shift -= 9)
 		t = table_of(t[at.v >> shift & 511]);
-	BUG_ON(!(t[at.v >> 21 & 511] & EPT_LARGE));
-	t[at.v >> 21 & 511] = 0;
+	return &t[at.v >> 21 & 511];
 }
 
-/* Calls fn for every present page-directory entry, in address order; stops at the first error. */
+void ept_hide_2m(struct ept *e, gpa_t at)
+{
+	u64 *pde = pde_of(e, at);
+
+	BUG_ON(!(*pde & EPT_LARGE));
+	*pde &= ~(EPT_RWX | EPT_A | EPT_D); /* an entry without rights is not present: the CPU ignores the rest of it */
+}
+
+void ept_show_2m(struct ept *e, gpa_t at)
+{
+	u64 *pde = pde_of(e, at);
+
+	/* One store, of the final form: the guest's other vCPUs are walking here, and what they write through a leaf that is
+	 * still to be split would not get into the log. */
+	__atomic_store_n(pde, *pde | EPT_RWX | EPT_A, __ATOMIC_RELEASE);
+}
+
+/* Calls fn for every page-directory entry that is mapped, hidden or not, in address order; stops at the first error. */
 static int each_pde(struct ept *e, int (*fn)(struct ept *, u64 *pde, u64 gpa_base, void *), void *ctx)
 {
 	for (u64 i4 = 0; i4 < ENTRIES; i4++) {
@@ -119,7 +135,7 @@ static int each_pde(struct ept *e, int (*fn)(struct ept *, u64 *pde, u64 gpa_bas
 			u64 *pd = table_of(pdpt[i3]);
 
 			for (u64 i2 = 0; i2 < ENTRIES; i2++) {
-				if (!(pd[i2] & EPT_RWX))
+				if (!pd[i2])
 					continue;
 				int rc = fn(e, &pd[i2], i4 << 39 | i3 << 30 | i2 << 21, ctx);
 
@@ -148,7 +164,7 @@ static int join_pde(struct ept *e, u64 *pde, u64 base, void *ctx)
 
 	for (u64 i = 0; i < ENTRIES; i++)
 		dirty |= pt[i] & EPT_D;
-	*pde = (pt[0] & EPT_ADDR) | EPT_LEAF | EPT_LARGE | EPT_A | dirty;
+	*pde = (pt[0] & EPT_ADDR) | (EPT_LEAF & ~EPT_RWX) | EPT_LARGE | (*pde & EPT_RWX ? EPT_RWX | EPT_A : 0) | dirty;
 	frame_free(pt);
 	e->table_pages--;
 	return 0;

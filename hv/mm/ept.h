@@ -13,11 +13,13 @@ struct ept {
 int ept_init(struct ept *e) __must_check;
 /* Frees all tables (not the RAM they map). */
 void ept_destroy(struct ept *e);
-/* Maps 2 MiB RWX write-back; both aligned. While all are split: split, too, if there is memory for it. -E_NOMEM, -E_EXIST. */
+/* Maps 2 MiB RWX write-back; both aligned; not while all are split. -E_NOMEM, -E_EXIST. */
 int ept_map_2m(struct ept *e, gpa_t at, hpa_t frame) __must_check;
-/* Takes the access to what ept_map_2m() mapped, until it maps it again, which then cannot fail. The caller must INVEPT as below. */
+/* Takes the access to what ept_map_2m() mapped; not while all are split. The caller must INVEPT as below. */
 void ept_hide_2m(struct ept *e, gpa_t at);
-/* Splits all 2 MiB leaves; the 4 KiB leaves inherit A and D. On -E_NOMEM what was split stays valid. */
+/* Gives it back: on any CPU, while the guest runs, and split if all are: whatever it writes there gets into the log. */
+void ept_show_2m(struct ept *e, gpa_t at);
+/* Splits all 2 MiB leaves, also hidden ones; the 4 KiB leaves inherit A and D. On -E_NOMEM what was split stays valid. */
 int ept_split_all(struct ept *e) __must_check;
 /* Joins all back to 2 MiB leaves and frees the tables; D is the OR of the leaves. */
 void ept_join_all(struct ept *e);

@@ -96,6 +96,43 @@ static void harvest(void **state)
 	ept_destroy(&e);
 }
 
+static void hidden_pieces_are_split_and_joined_like_others(void **state)
+{
+	struct frame_stats before = frame_stats(), during;
+	u64 bitmap[2 * 8] = { 0 };
+	struct ept e;
+
+	assert_int_equal(ept_init(&e), 0);
+	assert_int_equal(ept_map_2m(&e, gpa(0), hpa(0x40000000)), 0);
+	assert_int_equal(ept_map_2m(&e, gpa(PAGE_2M), hpa(0x40200000)), 0);
+	touch(&e, 0x5000, true);
+	ept_hide_2m(&e, gpa(0));
+	ept_hide_2m(&e, gpa(PAGE_2M));
+	assert_int_equal(ept_lookup(&e, gpa(0x1234)).v, 0);
+	assert_int_equal(ept_split_all(&e), 0);
+	assert_int_equal(ept_lookup(&e, gpa(0x1234)).v, 0);
+	assert_int_equal(ept_harvest_dirty(&e, bitmap), 0); /* what it was before it was hidden is forgotten */
+	/* Shown on another CPU, which must not take memory, and while others write there: in small pages at once. */
+	during = frame_stats();
+	ept_show_2m(&e, gpa(0));
+	assert_int_equal(frame_stats().free, during.free);
+	assert_int_equal(leaf(&e, 0x1000) & 0x3ff, 7 | 6 << 3 | BIT(6));
+	assert_int_equal(ept_lookup(&e, gpa(0x1234)).v, 0x40001000);
+	assert_int_equal(ept_harvest_dirty(&e, bitmap), 0);
+	touch(&e, 0x7000, true);
+	assert_int_equal(ept_harvest_dirty(&e, bitmap), 1);
+	assert_int_equal(bitmap[0], BIT(7));
+	/* The other one is still hidden after it is joined. */
+	ept_join_all(&e);
+	assert_int_equal(ept_lookup(&e, gpa(0x1234)).v, 0x40001000);
+	assert_int_equal(ept_lookup(&e, gpa(PAGE_2M)).v, 0);
+	ept_show_2m(&e, gpa(PAGE_2M));
+	assert_int_equal(ept_lookup(&e, gpa(PAGE_2M + 0x1234)).v, 0x40201000);
+	assert_int_equal(ept_split_all(&e), 0);
+	ept_destroy(&e);
+	assert_int_equal(frame_stats().free, before.free);
+}
+
 static int setup(void **state)
 {
 	fake_memory(64ull << 20);
@@ -104,7 +141,8 @@ static int setup(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(map_and_lookup), cmocka_unit_test(harvest) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(map_and_lookup), cmocka_unit_test(harvest),
+		cmocka_unit_test(hidden_pieces_are_split_and_joined_like_others) };
 
 	return cmocka_run_group_tests(tests, setup, NULL);
 }
