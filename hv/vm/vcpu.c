@@ -552,7 +552,9 @@ static void deliver_events(struct vcpu *v)
 			v->s.event_info = (u32)(INTR_VALID | INTR_NMI << 8) | VEC_NMI;
 			v->s.activity = ACTIVITY_ACTIVE;
 		} else {
-			windows |= PROC_NMI_WINDOW;
+			/* Where STI blocks, the NMI window may open all the same (SDM "Other Causes of VM Exits"): again and again, and
+			 * the guest would stand still. IF is on there, so the interrupt window comes, and not before STI's end. */
+			windows |= block & BLOCK_STI ? PROC_INTERRUPT_WINDOW : PROC_NMI_WINDOW;
 		}
 	}
 	open = (vmcs_read(VMCS_GUEST_RFLAGS) & RFLAGS_IF) && !(block & (BLOCK_STI | BLOCK_MOV_SS));

@@ -234,6 +234,29 @@ static void the_cpu_delivers_to_an_x2apic(void **state)
 	vmx_config.apicv = false;
 }
 
+/* Real CPUs may open the NMI window although STI blocks: waiting there would exit for ever. */
+static void nmi_waits_for_the_end_of_sti(void **state)
+{
+	struct error e = { 0 };
+
+	v->s.activity = 0;
+	assert_int_equal(vm_resume(vm, &e), 0);
+	vcpu_nmi(v);
+	vmcs_write(VMCS_GUEST_RFLAGS, 2 | RFLAGS_IF);
+	vmcs_write(VMCS_GUEST_INTERRUPTIBILITY, (u32)BLOCK_STI);
+	run_to_entry();
+	assert_int_equal(vmcs_read(VMCS_PROC_CTLS), (u32)PROC_INTERRUPT_WINDOW);
+	vmcs_write(VMCS_GUEST_INTERRUPTIBILITY, (u32)BLOCK_NMI);
+	vcpu_open_window(v);
+	run_to_entry();
+	assert_int_equal(vmcs_read(VMCS_PROC_CTLS), (u32)PROC_NMI_WINDOW);
+	vmcs_write(VMCS_GUEST_INTERRUPTIBILITY, 0);
+	vcpu_open_window(v);
+	run_to_entry();
+	assert_int_equal(vmcs_read(VMCS_ENTRY_INTR_INFO), (u32)(INTR_VALID | INTR_NMI << 8) | VEC_NMI);
+	assert_int_equal(vmcs_read(VMCS_PROC_CTLS), 0);
+}
+
 static void emulated_instruction_ends_rf(void **state)
 {
 	vmcs_write(VMCS_GUEST_RFLAGS, RFLAGS_RF | 2);
@@ -392,7 +415,7 @@ int main(void)
 		TEST(debug_exceptions_come_back_to_the_guest), TEST(alignment_checks_come_back_to_the_guest),
 		TEST(machine_checks_are_the_hosts), TEST(interrupted_nmi_is_injected_again),
 		TEST(tdx_instructions_are_undefined), TEST(single_step_ends_hlt), TEST(spinning_yields_if_others_wait),
-		TEST(the_cpu_delivers_to_an_x2apic), TEST(emulated_instruction_ends_rf),
+		TEST(the_cpu_delivers_to_an_x2apic), TEST(nmi_waits_for_the_end_of_sti), TEST(emulated_instruction_ends_rf),
 		TEST(control_registers_are_checked),
 		TEST(deadlines_follow_the_guests_tsc), TEST(timer_is_armed_in_host_ticks),
 		TEST(loaded_state_cannot_stop_the_host),
