@@ -184,8 +184,6 @@ void vcpu_destroy(struct vcpu *v)
 	heap_free(v);
 }
 
-static struct vcpu_state init_scratch[MAX_CPUS]; /* too large for a stack */
-
 /* SDM "Processor State After Reset". */
 void vcpu_reset(struct vcpu *v)
 {
@@ -219,27 +217,27 @@ void vcpu_reset(struct vcpu *v)
 /* SDM "Processor State After Reset", column INIT: what it leaves alone is kept. */
 static void vcpu_init_reset(struct vcpu *v)
 {
-	struct vcpu_state *old = &init_scratch[this_cpu()->id];
+	struct vcpu_state old;
 
 	vcpu_sync_state(v);
-	*old = v->s;
+	old = v->s;
 	vcpu_reset(v);
-	v->s.xcr0 = old->xcr0;
-	v->s.tsc_aux = old->tsc_aux;
-	v->s.tsc_adjust = old->tsc_adjust;
-	v->s.misc_enable = old->misc_enable;
-	v->s.mtrr_def_type = old->mtrr_def_type;
-	v->s.pat = old->pat;
-	v->s.star = old->star;
-	v->s.lstar = old->lstar;
-	v->s.cstar = old->cstar;
-	v->s.fmask = old->fmask;
-	v->s.kernel_gs_base = old->kernel_gs_base;
-	v->s.cr0 |= old->cr0 & (CR0_CD | CR0_NW);
-	memcpy(v->s.mtrr_fixed, old->mtrr_fixed, sizeof(old->mtrr_fixed));
-	memcpy(v->s.mtrr_var, old->mtrr_var, sizeof(old->mtrr_var));
-	memcpy(v->s.xsave, old->xsave, sizeof(old->xsave));
-	v->s.sipi_pending = old->sipi_pending;
+	v->s.xcr0 = old.xcr0;
+	v->s.tsc_aux = old.tsc_aux;
+	v->s.tsc_adjust = old.tsc_adjust;
+	v->s.misc_enable = old.misc_enable;
+	v->s.mtrr_def_type = old.mtrr_def_type;
+	v->s.pat = old.pat;
+	v->s.star = old.star;
+	v->s.lstar = old.lstar;
+	v->s.cstar = old.cstar;
+	v->s.fmask = old.fmask;
+	v->s.kernel_gs_base = old.kernel_gs_base;
+	v->s.cr0 = CR0_ET | (old.cr0 & (CR0_CD | CR0_NW));
+	memcpy(v->s.mtrr_fixed, old.mtrr_fixed, sizeof(old.mtrr_fixed));
+	memcpy(v->s.mtrr_var, old.mtrr_var, sizeof(old.mtrr_var));
+	memcpy(v->s.xsave, old.xsave, sizeof(old.xsave));
+	v->s.sipi_pending = old.sipi_pending;
 	v->s.activity = ACTIVITY_WAIT_SIPI;
 	lapic_init_reset(v->lapic);
 	vcpu_load_state(v);

@@ -257,6 +257,23 @@ static void nmi_waits_for_the_end_of_sti(void **state)
 	assert_int_equal(vmcs_read(VMCS_PROC_CTLS), 0);
 }
 
+static void init_leaves_caching_alone(void **state)
+{
+	struct error e = { 0 };
+
+	vm_destroy(vm);
+	vm = make("g", 2);
+	vm->owner = true;
+	v = vm->vcpus[1];
+	assert_int_equal(vcpu_cr0(v), CR0_ET | CR0_CD | CR0_NW);
+	assert_int_equal(vcpu_write_cr0(v, CR0_PE | CR0_ET), 0);
+	vcpu_init(v);
+	assert_int_equal(vm_resume(vm, &e), 0);
+	assert_true(vcpu_run(v, ~0ull)); /* it waits for its SIPI */
+	assert_int_equal(v->s.activity, 3);
+	assert_int_equal(vcpu_cr0(v), CR0_ET);
+}
+
 static void emulated_instruction_ends_rf(void **state)
 {
 	vmcs_write(VMCS_GUEST_RFLAGS, RFLAGS_RF | 2);
@@ -415,7 +432,8 @@ int main(void)
 		TEST(debug_exceptions_come_back_to_the_guest), TEST(alignment_checks_come_back_to_the_guest),
 		TEST(machine_checks_are_the_hosts), TEST(interrupted_nmi_is_injected_again),
 		TEST(tdx_instructions_are_undefined), TEST(single_step_ends_hlt), TEST(spinning_yields_if_others_wait),
-		TEST(the_cpu_delivers_to_an_x2apic), TEST(nmi_waits_for_the_end_of_sti), TEST(emulated_instruction_ends_rf),
+		TEST(the_cpu_delivers_to_an_x2apic), TEST(nmi_waits_for_the_end_of_sti),
+		TEST(init_leaves_caching_alone), TEST(emulated_instruction_ends_rf),
 		TEST(control_registers_are_checked),
 		TEST(deadlines_follow_the_guests_tsc), TEST(timer_is_armed_in_host_ticks),
 		TEST(loaded_state_cannot_stop_the_host),
