@@ -105,15 +105,15 @@ u32 n_cpus = 1;
 u32 fake_kicks; /* NMIs sent */
 void cpu_send_ipi(u32 apic_id, u32 icr) { fake_kicks++; }
 void vmx_vmcs_set_cpu(void) { }
-void sched_wake(void) { }
+__attribute__((weak)) void sched_wake(void) { }
 bool fake_others_wait;
-bool sched_others_wait(const struct vcpu *v) { return fake_others_wait; }
-void sched_wake_service(void) { }
-void sched_lock(void) { }
-void sched_unlock(void) { }
+__attribute__((weak)) bool sched_others_wait(const struct vcpu *v) { return fake_others_wait; }
+__attribute__((weak)) void sched_wake_service(void) { }
+__attribute__((weak)) void sched_lock(void) { }
+__attribute__((weak)) void sched_unlock(void) { }
 __attribute__((weak)) void vm_hold(struct vm *vm) { vm->hold++; }
 __attribute__((weak)) void vm_unhold(struct vm *vm) { vm->hold--; }
-void sched_self_migrate(struct vm *vm) { }
+__attribute__((weak)) void sched_self_migrate(struct vm *vm) { }
 u32 cpu_apic_read(u32 offset) { return 0; }
 void cpu_apic_eoi(void) { }
 

@@ -88,10 +88,11 @@ static struct vcpu *pick(u64 *until)
 				if (!best || (behind(v) == behind(best) ? v->vruntime < best->vruntime : behind(best)))
 					best = v;
 			} else if (vm->next_deadline[n] != VDEV_NEVER) {
-				u64 left = vm->next_deadline[n] - vm_tsc(vm);
+				u64 due = vm->next_deadline[n], tsc = vm_tsc(vm);
 
-				/* Guest ticks; where the host's are shorter it wakes early, which does no harm. */
-				*until = MIN(*until, (s64)left > 0 ? now + left : now);
+				/* Guest ticks; where the host's are shorter it wakes early, which does no harm. Guests may set
+				 * timers for the end of all time: nobody sleeps longer than a second anyway. */
+				*until = MIN(*until, now + (due > tsc ? MIN(due - tsc, host_tsc_hz()) : 0));
 			}
 		}
 	}

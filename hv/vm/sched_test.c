@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: MIT */
+/* Who runs next: sched.c itself, with vCPUs that do nothing but use up their time. */
+#include "hv/vm/sched.c"
+#include "hv/fake/fake.h"
+#include "hv/vm/vm_clock.h"
+#include "hv/vmx/vmcs.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#define MIB (1ull << 20)
+#define MS (FAKE_TSC_HZ / 1000)
+#define X_PREEMPTION 52
+
+bool net_poll(void) { return false; }
+bool net_waits(void) { return false; }
+bool mig_poll(void) { return false; }
+void mig_self(struct vm *vm) { }
+void log_poll(void) { }
+bool log_pending(void) { return false; }
+int vmx_on(struct error *e) { return 0; }
+void cpu_sleep(u64 until) { }
+bool cpu_wake(struct cpu *c) { return false; }
+void machine_poweroff(void) { abort(); }
+
+/* The guest runs until its preemption timer ends it. */
+int vmx_enter(u64 *gpr, u64 launched)
+{
+	fake_tsc_now += vmcs_read(VMCS_PREEMPTION_TIMER);
+	vmcs_write(VMCS_EXIT_REASON, X_PREEMPTION);
+	return 0;
+}
+
+static struct vcpu *make(const char *name, u32 weight)
+{
+	struct guest_config c = { .memory_bytes = 4 * MIB, .vcpus = 1, .weight = weight };
+	struct error e = { 0 };
+	struct vm *vm;
+
+	strcpy(c.name, name);
+	vm = vm_create(&c, &e);
+	assert_non_null(vm);
+	vm->owner = true;
+	assert_int_equal(vm_resume(vm, &e), 0);
+	return vm->vcpus[0];
+}
+
+static int setup(void **state)
+{
+	fake_memory(64 * MIB);
+	latest = 0;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	for (unsigned i = 0; i < VM_MAX; i++)
+		if (vms[i])
+			vm_destroy(vms[i]);
+	return 0;
+}
+
+/* One turn of a CPU that runs guests. NULL: it would sleep. */
+static struct vcpu *turn(void)
+{
+	u64 until = fake_tsc_now + 100 * MS;
+	struct vcpu *v = pick(&until);
+
+	if (v)
+		run(v, 4 * MS, until);
+	return v;
+}
+
+static void time_goes_by_weight(void **state)
+{
+	struct vcpu *a = make("a", 100), *b = make("b", 300);
+
+	for (unsigned i = 0; i < 400; i++)
+		assert_non_null(turn());
+	assert_in_range(b->run_tsc, 29 * a->run_tsc / 10, 31 * a->run_tsc / 10);
+}
+
+static void sleepers_wake_for_their_timers(void **state)
+{
+	struct vcpu *a = make("a", 100), *b = make("b", 100);
+	u64 until = fake_tsc_now + 100 * MS;
+
+	a->s.activity = b->s.activity = 1;
+	a->irq_check = b->irq_check = false;
+	a->vm->next_deadline[0] = vm_tsc(a->vm) + 7 * MS;
+	assert_null(pick(&until));
+	assert_int_equal(until, fake_tsc_now + 7 * MS);
+	/* b's slice ends when a's timer is due. */
+	b->s.activity = 0;
+	assert_ptr_equal(turn(), b);
+	assert_ptr_equal(turn(), b);
+	assert_in_range(fake_tsc_now, until, until + 10);
+	assert_ptr_equal(turn(), a);
+}
+
+/* A guest may halt with a timer that is due in centuries. */
+static void far_timers_take_no_time_from_others(void **state)
+{
+	struct vcpu *a = make("a", 100), *b = make("b", 100);
+	u64 before = fake_tsc_now;
+
+	a->s.activity = 1;
+	a->irq_check = false;
+	a->vm->next_deadline[0] = VDEV_NEVER - 1;
+	assert_ptr_equal(turn(), b);
+	assert_in_range(fake_tsc_now - before, 4 * MS, 4 * MS + 10);
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(time_goes_by_weight), TEST(sleepers_wake_for_their_timers),
+		TEST(far_timers_take_no_time_from_others),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
