@@ -108,7 +108,7 @@ static u64 latest; /* vruntime of the one that was picked last */
 
 static void charge(struct vcpu *v, u64 ticks)
 {
-	v->vruntime += ticks * CONFIG_DEFAULT_WEIGHT / (v->vm->config.weight ? v->vm->config.weight : CONFIG_DEFAULT_WEIGHT);
+	v->vruntime += ticks / (v->vm->config.weight ? v->vm->config.weight : CONFIG_DEFAULT_WEIGHT);
 }
 
 /* until: somebody must look then whether another vCPU is to run. */
@@ -117,7 +117,7 @@ static void run(struct vcpu *v, u64 slice, u64 until)
 	u64 start = host_tsc(), ran;
 
 	/* One that slept long is ahead of the others by a slice, not by all that it has slept through. */
-	v->vruntime = MAX(v->vruntime, latest > slice ? latest - slice : 0);
+	v->vruntime = MAX(v->vruntime, latest > slice / CONFIG_DEFAULT_WEIGHT ? latest - slice / CONFIG_DEFAULT_WEIGHT : 0);
 	latest = v->vruntime;
 	vcpu_run(v, MIN(start + slice, until));
 	ran = host_tsc() - start;

@@ -84,6 +84,15 @@ static void time_goes_by_weight(void **state)
 	assert_in_range(b->run_tsc, 29 * a->run_tsc / 10, 31 * a->run_tsc / 10);
 }
 
+static void years_of_computing_do_not_wrap(void **state)
+{
+	struct vcpu *a = make("a", 1), *b = make("b", 1);
+
+	charge(a, 6 * 365 * 86400 * FAKE_TSC_HZ);
+	charge(b, 365 * 86400 * FAKE_TSC_HZ);
+	assert_ptr_equal(turn(), b);
+}
+
 static void sleepers_wake_for_their_timers(void **state)
 {
 	struct vcpu *a = make("a", 100), *b = make("b", 100);
@@ -120,7 +129,7 @@ static void far_timers_take_no_time_from_others(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(time_goes_by_weight), TEST(sleepers_wake_for_their_timers),
+		TEST(time_goes_by_weight), TEST(years_of_computing_do_not_wrap), TEST(sleepers_wake_for_their_timers),
 		TEST(far_timers_take_no_time_from_others),
 	};
 
