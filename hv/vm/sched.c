@@ -154,7 +154,11 @@ void vm_unhold(struct vm *vm)
 
 	if (n_cpus > 1 && v && v->vm == vm)
 		vcpu_put(v);
+	/* With the lock, or a CPU that looks for work could see the guest's state from before and the hold from after: it would
+	 * run a vCPU of a guest that has just been stopped, and is about to be freed. */
+	spin_lock(&lock);
 	__atomic_sub_fetch(&vm->hold, 1, __ATOMIC_SEQ_CST);
+	spin_unlock(&lock);
 	for (unsigned i = 0; n_cpus > 1 && i < vm->n_vcpus; i++)
 		sched_wake();
 }
