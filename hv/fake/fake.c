@@ -20,7 +20,7 @@
 u64 fake_tsc_now = 1000, fake_invepts, fake_machine_checks, fake_cr2, fake_dr[8];
 static u64 fake_msr[32];
 static u8 *current_vmcs;
-struct vmx_config vmx_config = { .proc2 = PROC2_RDTSCP, .tsc_scaling = true };
+struct vmx_config vmx_config = { .on = true, .proc2 = PROC2_RDTSCP, .tsc_scaling = true };
 
 u64 host_tsc(void) { return fake_tsc_now; }
 u64 host_tsc_hz(void) { return FAKE_TSC_HZ; }

@@ -14,6 +14,7 @@
 #include "hv/vm/sched.h"
 #include "hv/vm/vcpu.h"
 #include "hv/vm/vm_clock.h"
+#include "hv/vmx/vmx.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -116,7 +117,7 @@ static int populate(struct vm *vm, struct error *e)
 	const struct host_caps *caps = host_caps();
 	int rc;
 
-	if (!caps->usable)
+	if (!caps->usable || !vmx_config.on)
 		return error_set(e, E_UNSUPPORTED, "guest %s cannot run on this host: it lacks %s", vm->config.name,
 				 caps->n_missing ? caps->missing[0] : "usable VT-x");
 	vm_clock_init(vm);

@@ -118,6 +118,18 @@ static void guest_memory_is_bounded(void **state)
 	vm_destroy(vm);
 }
 
+/* The CPU has VT-x, but VMXON failed: the host serves its console, and says no. */
+static void no_guest_where_vmx_is_off(void **state)
+{
+	struct guest_config c = { .memory_bytes = 4 * MIB, .vcpus = 1, .name = "g", .kernel = "kernel" };
+	struct error e = { 0 };
+
+	vmx_config.on = false;
+	assert_null(vm_create(&c, &e));
+	vmx_config.on = true;
+	assert_string_equal(e.text, "guest g cannot run on this host: it lacks usable VT-x");
+}
+
 /* Memory is cleared piece by piece, when it is first touched. */
 static void guest_memory_is_cold_at_first(void **state)
 {
@@ -461,7 +473,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(memory_comes_back), cmocka_unit_test(names_are_unique),
 		cmocka_unit_test(places_of_moved_guests_are_reused),
-		cmocka_unit_test(guest_memory_is_bounded), cmocka_unit_test(guest_memory_is_cold_at_first), cmocka_unit_test(dirty_log_sees_our_writes_and_the_guests),
+		cmocka_unit_test(guest_memory_is_bounded), cmocka_unit_test(no_guest_where_vmx_is_off),
+		cmocka_unit_test(guest_memory_is_cold_at_first), cmocka_unit_test(dirty_log_sees_our_writes_and_the_guests),
 		cmocka_unit_test(clock_stands_still_while_paused), cmocka_unit_test(only_the_owner_runs_it),
 		cmocka_unit_test(the_guest_asks_and_the_scheduler_does), cmocka_unit_test(resets_are_rationed),
 		cmocka_unit_test(recalled_after_a_restart),

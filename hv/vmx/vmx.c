@@ -133,6 +133,7 @@ int vmx_on(struct error *e)
 				 "VMXON failed although the CPU reports VMX; another hypervisor may hold it, or the firmware "
 				 "locked it off: switch on Intel Virtualization Technology (VT-x) in the firmware set-up");
 	cpu_kick_hook = expire_preemption_timer;
+	vmx_config.on = true;
 	return 0;
 }
 

@@ -58,8 +58,9 @@ enum { INTR_EXT = 0, INTR_NMI = 2, INTR_HW_EXCEPTION = 3, INTR_SOFT_INT = 4, INT
 #define BLOCK_MOV_SS BIT(1)
 #define BLOCK_NMI BIT(3)
 
-/* What negotiation settled on; constant after vmx_init(). */
+/* What negotiation settled on; constant after vmx_on() on the boot CPU. */
 struct vmx_config {
+	bool on;             /* VMXON has worked, on the boot CPU at least; else every VMX instruction is #UD */
 	u32 revision, pin, proc, proc2, exit, entry;
 	u8 preemption_shift; /* timer counts once per 2^shift TSC ticks */
 	bool tsc_scaling, vpid;
