@@ -16,10 +16,9 @@ static u8 *msr_bitmap;
 
 extern char vmx_exit[];
 
-/* SDM "VMX Capability Reporting Facility": low word = bits that must be 1, high word = bits that may be 1. */
-static int negotiate(u32 msr, const char *what, u64 need, u64 want, u32 *out, struct error *e)
+/* SDM "VMX Capability Reporting Facility": low half of cap = bits that must be 1, high half = bits that may be 1. */
+static int negotiate(u64 cap, const char *what, u64 need, u64 want, u32 *out, struct error *e)
 {
-	u64 cap = rdmsr(msr);
 	u32 must = (u32)cap, may = (u32)(cap >> 32);
 
 	if (need & ~(u64)may)
@@ -55,41 +54,33 @@ void vmx_msr_passthrough(u32 msr, bool read, bool write)
 
 int vmx_init(bool apicv, struct error *e)
 {
+	const struct host_caps *host = host_caps();
+	const struct vmx_caps *caps = &host->vmx;
 	struct vmx_config *c = &vmx_config;
-	u64 basic = rdmsr(MSR_IA32_VMX_BASIC);
-	bool true_ctls = basic & BIT(55);
-	u32 proc, proc2;
 	int rc;
 
-	c->revision = (u32)basic & 0x7fffffff;
-	rc = negotiate(true_ctls ? MSR_IA32_VMX_TRUE_PINBASED_CTLS : MSR_IA32_VMX_PINBASED_CTLS, "pin-based",
-		       PIN_EXT_INT | PIN_NMI | PIN_PREEMPTION_TIMER | PIN_VIRTUAL_NMI, 0, &c->pin, e);
+	rc = negotiate(caps->pin, "pin-based", PIN_EXT_INT | PIN_NMI | PIN_PREEMPTION_TIMER | PIN_VIRTUAL_NMI, 0, &c->pin, e);
 	if (!rc)
-		rc = negotiate(true_ctls ? MSR_IA32_VMX_TRUE_PROCBASED_CTLS : MSR_IA32_VMX_PROCBASED_CTLS, "processor-based",
+		rc = negotiate(caps->proc, "processor-based",
 			       PROC_TSC_OFFSETTING | PROC_HLT | PROC_MWAIT | PROC_RDPMC | PROC_CR8_LOAD | PROC_CR8_STORE |
 			       PROC_UNCOND_IO | PROC_MSR_BITMAP | PROC_MONITOR | PROC_SECONDARY, 0, &c->proc, e);
 	if (!rc)
-		rc = negotiate(MSR_IA32_VMX_PROCBASED_CTLS2, "secondary", PROC2_EPT | PROC2_UNRESTRICTED | PROC2_WBINVD,
-			       PROC2_RDTSCP | (host_caps()->vpid ? PROC2_VPID : 0) | PROC2_INVPCID | PROC2_PAUSE_LOOP |
-			       PROC2_TSC_SCALING, &c->proc2, e);
+		rc = negotiate(caps->proc2, "secondary", PROC2_EPT | PROC2_UNRESTRICTED | PROC2_WBINVD,
+			       PROC2_RDTSCP | (host->vpid ? PROC2_VPID : 0) | PROC2_INVPCID | PROC2_PAUSE_LOOP | PROC2_TSC_SCALING,
+			       &c->proc2, e);
 	if (!rc)
-		rc = negotiate(true_ctls ? MSR_IA32_VMX_TRUE_EXIT_CTLS : MSR_IA32_VMX_EXIT_CTLS, "exit",
-			       EXIT_SAVE_DEBUG | EXIT_HOST_64 | EXIT_ACK_INT | EXIT_SAVE_PAT | EXIT_LOAD_PAT | EXIT_SAVE_EFER |
-			       EXIT_LOAD_EFER, 0, &c->exit, e);
+		rc = negotiate(caps->exit, "exit", EXIT_SAVE_DEBUG | EXIT_HOST_64 | EXIT_ACK_INT | EXIT_SAVE_PAT | EXIT_LOAD_PAT |
+			       EXIT_SAVE_EFER | EXIT_LOAD_EFER, 0, &c->exit, e);
 	if (!rc)
-		rc = negotiate(true_ctls ? MSR_IA32_VMX_TRUE_ENTRY_CTLS : MSR_IA32_VMX_ENTRY_CTLS, "entry",
-			       ENTRY_LOAD_DEBUG | ENTRY_LOAD_PAT | ENTRY_LOAD_EFER, 0, &c->entry, e);
+		rc = negotiate(caps->entry, "entry", ENTRY_LOAD_DEBUG | ENTRY_LOAD_PAT | ENTRY_LOAD_EFER, 0, &c->entry, e);
 	if (rc)
 		return rc;
-	/* Without the TRUE MSRs CR3 exiting is a default1 bit: then every MOV CR3 would exit, which no EPT CPU needs. */
-	if (c->proc & (PROC_CR3_LOAD | PROC_CR3_STORE))
-		return error_set(e, E_UNSUPPORTED, "VMX: this CPU cannot run without CR3 exiting (no TRUE control MSRs)");
-	c->preemption_shift = rdmsr(MSR_IA32_VMX_MISC) & 31;
-	c->tsc_scaling = c->proc2 & PROC2_TSC_SCALING;
-	c->vpid = c->proc2 & PROC2_VPID;
-	proc = host_caps()->vmx.proc >> 32;
-	proc2 = host_caps()->vmx.proc2 >> 32;
-	c->apicv = apicv && (proc & PROC_TPR_SHADOW) && (proc2 & PROC2_X2APIC) && (proc2 & PROC2_INTERRUPT_DELIVERY);
+	c->revision = (u32)caps->basic & 0x7fffffff;
+	c->preemption_shift = host->preemption_timer_shift;
+	c->tsc_scaling = host->tsc_scaling;
+	c->vpid = host->vpid;
+	c->apicv = apicv && (caps->proc >> 32 & PROC_TPR_SHADOW) && (caps->proc2 >> 32 & PROC2_X2APIC) &&
+		   (caps->proc2 >> 32 & PROC2_INTERRUPT_DELIVERY);
 
 	msr_bitmap = frame_alloc_n(2);
 	if (!msr_bitmap)
