@@ -54,8 +54,8 @@ void cpu_stop_others(void);
 
 /* --- smp.c --- */
 /* Starts the other CPUs of the MADT (SDM "MP Initialization"), one after the other; each calls entry() on its own stack and
- * tables, which sets this_cpu()->started when the next may start, and never returns. One whose TSC differs from the boot
- * CPU's is left out. trampoline: a page below 1 MiB that is ours; 0: only the boot CPU is used. */
+ * tables, which sets this_cpu()->started when the next may start, and does not return. One where it returns without, and one
+ * whose TSC differs from the boot CPU's, are left out. trampoline: a page below 1 MiB that is ours; 0: only the boot CPU is used. */
 void smp_start(u64 trampoline, void (*entry)(void));
 /* For paging_init(): va of the i-th guard page, 0 after the last. */
 u64 cpu_guard_page(unsigned i);

@@ -170,8 +170,7 @@ void sched_run_guests(void)
 
 	if (vmx_on(&e)) {
 		log_err("cpu", "CPU %u runs no guests: %s", c->id, e.text);
-		__atomic_store_n(&c->started, true, __ATOMIC_SEQ_CST);
-		return;
+		return; /* not started: it does not count, so the boot CPU runs guests itself if it is the only one left */
 	}
 	__atomic_store_n(&c->started, true, __ATOMIC_SEQ_CST);
 	for (;;) {

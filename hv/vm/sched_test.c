@@ -22,7 +22,7 @@ bool mig_poll(void) { return false; }
 void mig_self(struct vm *vm) { }
 void log_poll(void) { }
 bool log_pending(void) { return false; }
-int vmx_on(struct error *e) { return 0; }
+int vmx_on(struct error *e) { return error_set(e, E_UNSUPPORTED, "locked off"); }
 void cpu_sleep(u64 until) { }
 bool cpu_wake(struct cpu *c) { return false; }
 void machine_poweroff(void) { abort(); }
@@ -124,13 +124,21 @@ static void far_timers_take_no_time_from_others(void **state)
 	assert_in_range(fake_tsc_now - before, 4 * MS, 4 * MS + 10);
 }
 
+/* It must not be counted: a host with none that can would start guests and never run them. */
+static void a_cpu_without_vmx_does_not_start(void **state)
+{
+	fake_cpu.started = false;
+	sched_run_guests();
+	assert_false(fake_cpu.started);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(time_goes_by_weight), TEST(years_of_computing_do_not_wrap), TEST(sleepers_wake_for_their_timers),
-		TEST(far_timers_take_no_time_from_others),
+		TEST(far_timers_take_no_time_from_others), TEST(a_cpu_without_vmx_does_not_start),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
