@@ -106,10 +106,13 @@ static struct mem_disk *mem_open(struct vm *vm, unsigned n, struct error *e)
 
 	if (cfg->kind == DISK_IMAGE) {
 		f = boot_info_get() ? boot_file(boot_info_get(), cfg->image) : NULL;
+		if (f && f->error[0]) {
+			error_set(e, E_NOENT, "disk %u of guest %s: %s", n, vm->config.name, f->error);
+			return NULL;
+		}
 		if (!f || !f->data) {
-			error_set(e, E_NOENT, "disk %u of guest %s: %s%.180s", n, vm->config.name, cfg->image, f && f->error[0] ? "" :
-				  " is not on this host. Copy the file to the folder godwit of its boot disk, name it in disk= of a guest in its "
-				  "godwit.conf and restart the host");
+			error_set(e, E_NOENT, "disk %u of guest %s: %s is not on this host. Copy the file to the folder godwit of its boot disk, "
+				  "name it in disk= of a guest in its godwit.conf and restart the host", n, vm->config.name, cfg->image);
 			return NULL;
 		}
 		if (f->size < 512) {

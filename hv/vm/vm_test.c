@@ -130,6 +130,22 @@ static void no_guest_where_vmx_is_off(void **state)
 	assert_string_equal(e.text, "guest g cannot run on this host: it lacks usable VT-x");
 }
 
+static void a_missing_image_says_why(void **state)
+{
+	struct guest_config c = { .memory_bytes = 4 * MIB, .vcpus = 1, .name = "g", .kernel = "kernel", .n_disks = 1,
+				  .disks = { { .kind = DISK_IMAGE, .image = "root.img" } } };
+	struct error e = { 0 };
+
+	assert_null(vm_create(&c, &e));
+	assert_non_null(strstr(e.text, "disk 0 of guest g: root.img is not on this host. Copy"));
+	e = (struct error){ 0 };
+	fake_boot_info.n_files = 1;
+	fake_boot_info.files[0] = (struct boot_file){ .name = "root.img", .error = "no memory for file \\godwit\\root.img" };
+	assert_null(vm_create(&c, &e));
+	fake_boot_info.n_files = 0;
+	assert_string_equal(e.text, "disk 0 of guest g: no memory for file \\godwit\\root.img");
+}
+
 /* Memory is cleared piece by piece, when it is first touched. */
 static void guest_memory_is_cold_at_first(void **state)
 {
@@ -473,7 +489,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(memory_comes_back), cmocka_unit_test(names_are_unique),
 		cmocka_unit_test(places_of_moved_guests_are_reused),
-		cmocka_unit_test(guest_memory_is_bounded), cmocka_unit_test(no_guest_where_vmx_is_off),
+		cmocka_unit_test(guest_memory_is_bounded), cmocka_unit_test(no_guest_where_vmx_is_off), cmocka_unit_test(a_missing_image_says_why),
 		cmocka_unit_test(guest_memory_is_cold_at_first), cmocka_unit_test(dirty_log_sees_our_writes_and_the_guests),
 		cmocka_unit_test(clock_stands_still_while_paused), cmocka_unit_test(only_the_owner_runs_it),
 		cmocka_unit_test(the_guest_asks_and_the_scheduler_does), cmocka_unit_test(resets_are_rationed),
