@@ -23,7 +23,8 @@ static u8 *current_vmcs;
 struct vmx_config vmx_config = { .on = true, .proc2 = PROC2_RDTSCP, .tsc_scaling = true };
 
 u64 host_tsc(void) { return fake_tsc_now; }
-u64 host_tsc_hz(void) { return FAKE_TSC_HZ; }
+u64 fake_tsc_hz = FAKE_TSC_HZ;
+u64 host_tsc_hz(void) { return fake_tsc_hz; }
 u64 now_us(void) { return fake_tsc_now / (FAKE_TSC_HZ / 1000000); }
 bool fake_wall_synced;
 s64 fake_wall_shift_us;

@@ -6,6 +6,7 @@
 /* Host TSC; 1 GHz. Tests move it by hand. */
 extern u64 fake_tsc_now;
 #define FAKE_TSC_HZ 1000000000ull
+extern u64 fake_tsc_hz; /* what host_tsc_hz() says; the clock stays as it is */
 /* Whether the wall clock is one that time servers vouch for, and how far it is off 1,700,000,000 s plus the TSC. */
 extern bool fake_wall_synced;
 extern s64 fake_wall_shift_us;

@@ -100,7 +100,7 @@ int cpuid_build(struct vm *vm, struct error *e)
 {
 	struct cpuid_table *t = &vm->cpuid;
 	struct cpuid_regs r, max = cpuid(0, 0);
-	u32 hz = (u32)host_tsc_hz(), mhz = (u32)(host_tsc_hz() / 1000000);
+	u32 hz = host_tsc_hz() >> 32 ? 0 : (u32)host_tsc_hz(), mhz = (u32)(host_tsc_hz() / 1000000);
 	u32 vcpus = vm->config.vcpus;
 	struct cpu_features host, f;
 	struct cpu_model model;
@@ -130,7 +130,8 @@ int cpuid_build(struct vm *vm, struct error *e)
 	add(t, 0xb, 1, (struct cpuid_regs){ 3, vcpus, 0x201, 0 });
 	if (f.word[CPU_1C] & F1C_XSAVE)
 		add_xsave(t, xcr0_mask(f.word[CPU_1C], f.word[CPU_7B]), f.word[CPU_XSAVE]);
-	/* Crystal = TSC: Linux then needs no calibration, and the APIC timer runs at this rate. */
+	/* Crystal = TSC: Linux then needs no calibration, and the APIC timer runs at this rate. Above 4.29 GHz the crystal's rate
+	 * is left out, as CPUs do; kernels then go by the next leaf. */
 	add(t, 0x15, 0, (struct cpuid_regs){ 1, 1, hz, 0 });
 	add(t, 0x16, 0, (struct cpuid_regs){ mhz, mhz, 100, 0 });
 	/* KVM's signature: also how stock kernels learn that x2APIC works without interrupt remapping. */

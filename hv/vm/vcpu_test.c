@@ -424,6 +424,17 @@ static void cpuid_hides_what_has_no_control(void **state)
 	assert_false(cpuid_guest(vm, 0x80000001, 0, 3) & BIT(27)); /* RDTSCP */
 }
 
+static void cpuid_does_not_cut_the_tsc_rate(void **state)
+{
+	fake_tsc_hz = 4300000000ull;
+	assert_int_equal(cpuid_build(vm, NULL), 0);
+	fake_tsc_hz = FAKE_TSC_HZ;
+	assert_int_equal(cpuid_guest(vm, 0x15, 0, 2), 0);
+	assert_int_equal(cpuid_guest(vm, 0x16, 0, 0), 4300);
+	assert_int_equal(cpuid_build(vm, NULL), 0);
+	assert_int_equal(cpuid_guest(vm, 0x15, 0, 2), FAKE_TSC_HZ);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -437,7 +448,7 @@ int main(void)
 		TEST(control_registers_are_checked),
 		TEST(deadlines_follow_the_guests_tsc), TEST(timer_is_armed_in_host_ticks),
 		TEST(loaded_state_cannot_stop_the_host),
-		TEST(cpuid_hides_what_has_no_control),
+		TEST(cpuid_hides_what_has_no_control), TEST(cpuid_does_not_cut_the_tsc_rate),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
