@@ -195,11 +195,13 @@ void vm_disks_known(struct vm *vm)
 		vm->disks[i]->ops->ready(vm->disks[i], &why);
 		snprintf(vm->reason, sizeof(vm->reason), "waits for its disk %u: %.200s", i, why.text);
 	}
-	if (vm->disks_wait && !wait)
-		vm->reason[0] = 0;
+	if (vm->disks_wait == wait)
+		return;
 	vm->disks_wait = wait;
-	if (!wait)
-		sched_wake();
+	if (wait)
+		return;
+	vm->reason[0] = 0;
+	sched_wake();
 }
 
 int vm_disks_check(struct vm *vm, const struct blk_info *was, struct error *e)
