@@ -10,10 +10,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define VECTOR_SS 12
-#define VECTOR_PF 14
-#define EFER_LMA BIT(10)
-#define RFLAGS_DF BIT(10)
 #define AR_DB BIT(14)
 #define AR_L BIT(13)
 #define AR_UNUSABLE BIT(16)
@@ -107,7 +103,7 @@ static u64 operand_address(const struct emu *m, const struct emu_inst *i)
 static void page_fault(struct emu *m, u64 at, u32 error)
 {
 	write_cr2(m->mode == 64 ? at : (u32)at); /* the guest's CR2 lives in the register */
-	vcpu_inject(m->v, VECTOR_PF, true, error);
+	vcpu_inject(m->v, VEC_PF, true, error);
 }
 
 /* A walk that injects the exception it meets. */
@@ -116,7 +112,7 @@ static bool translate_one(struct emu *m, u64 at, u32 access, u64 *out)
 	u32 fault;
 
 	if (m->mode == 64 && !gva_canonical(&m->p, at)) {
-		vcpu_inject(m->v, VECTOR_GP, true, 0);
+		vcpu_inject(m->v, VEC_GP, true, 0);
 		return false;
 	}
 	if (gva_to_gpa(m->vm, &m->p, at, access, out, &fault))
@@ -352,7 +348,7 @@ enum emu_result emulate_string_io(struct vcpu *v, u64 qual, u32 info, u32 *inst_
 
 		/* Here nothing has checked the operand yet: the exit comes first. */
 		if (!limit_ok(&m, seg, offset, size)) {
-			vcpu_inject(v, seg == SEG_SS ? VECTOR_SS : VECTOR_GP, true, 0);
+			vcpu_inject(v, seg == SEG_SS ? VEC_SS : VEC_GP, true, 0);
 			return EMU_FAULT;
 		}
 		if (!translate(&m, linear(&m, seg, offset), size, in ? PF_WRITE : 0, &s))

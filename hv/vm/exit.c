@@ -53,13 +53,13 @@ static void decode(struct vcpu *v, struct vmexit *x)
 
 static enum vmexit_ret inject_gp(struct vcpu *v)
 {
-	vcpu_inject(v, VECTOR_GP, true, 0);
+	vcpu_inject(v, VEC_GP, true, 0);
 	return VMEXIT_RESUME;
 }
 
 static enum vmexit_ret x_undefined(struct vcpu *v, const struct vmexit *x)
 {
-	vcpu_inject(v, VECTOR_UD, false, 0);
+	vcpu_inject(v, VEC_UD, false, 0);
 	return VMEXIT_RESUME;
 }
 
@@ -159,11 +159,10 @@ static enum vmexit_ret x_vmcall(struct vcpu *v, const struct vmexit *x)
 	return VMEXIT_ADVANCE;
 }
 
-/* SDM "Exit Qualification for Control-Register Accesses". */
+/* SDM "Exit Qualification for Control-Register Accesses". CLTS and LMSW do not exit: the bits that they write are the guest's. */
 static enum vmexit_ret x_cr(struct vcpu *v, const struct vmexit *x)
 {
 	unsigned cr = x->qual & 15, type = x->qual >> 4 & 3, reg = x->qual >> 8 & 15;
-	u64 cr0;
 
 	switch (type) {
 	case 0: { /* MOV to CR */
@@ -192,12 +191,6 @@ static enum vmexit_ret x_cr(struct vcpu *v, const struct vmexit *x)
 			return VMEXIT_ADVANCE;
 		}
 		break;
-	case 2: /* CLTS: TS is the guest's own bit, so this exits only if hardware differs from the SDM */
-		return vcpu_write_cr0(v, vcpu_cr0(v) & ~CR0_TS) ? inject_gp(v) : VMEXIT_ADVANCE;
-	case 3: /* LMSW sets PE but never clears it */
-		cr0 = vcpu_cr0(v);
-		cr0 = (cr0 & ~0xeull) | (x->qual >> 16 & 0xf) | (cr0 & CR0_PE);
-		return vcpu_write_cr0(v, cr0) ? inject_gp(v) : VMEXIT_ADVANCE;
 	}
 	vm_kill(v->vm, "unexpected access to CR%u (qualification %#llx)", cr, (unsigned long long)x->qual);
 	return VMEXIT_KILL;

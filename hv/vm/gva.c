@@ -1,15 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "hv/vm/gva.h"
+#include "hv/arch/x86.h"
 #include "hv/vmx/vmcs.h"
-
-#define CR0_WP BIT(16)
-#define CR0_PG BIT(31)
-#define CR4_PSE BIT(4)
-#define CR4_PAE BIT(5)
-#define CR4_LA57 BIT(12)
-#define CR4_SMEP BIT(20)
-#define EFER_LMA BIT(10)
-#define EFER_NXE BIT(11)
 
 #define PTE_P BIT(0)
 #define PTE_W BIT(1)

@@ -218,6 +218,12 @@ void vm_recall(struct vm *vm)
 	vm->state = RS_SHUTDOWN;
 }
 
+/* What the guest asked for is done, or does not matter any more. */
+static void attended(struct vm *vm)
+{
+	vm->want_reset = vm->want_poweroff = vm->want_kill = vm->want_self_migration = vm->panicked = vm->attention = false;
+}
+
 /* Power-on: zeroed memory, reset devices, the kernel image loaded, vCPU 0 at its entry. */
 static int boot_guest(struct vm *vm, struct error *e)
 {
@@ -234,7 +240,7 @@ static int boot_guest(struct vm *vm, struct error *e)
 	if (rc)
 		return rc;
 	vcpu_load_state(vm->vcpus[0]);
-	vm->want_reset = vm->want_poweroff = vm->want_kill = vm->want_self_migration = vm->attention = vm->panicked = false;
+	attended(vm);
 	vm_clock_start(vm);
 	vm->state = RS_RUNNING;
 	return 0;
@@ -284,19 +290,29 @@ int vm_start(struct vm *vm, struct error *e)
 	return 0;
 }
 
+/* Ends it in one of the dead states, for the reason in reason[]. */
+static void end(struct vm *vm, enum run_state state)
+{
+	vm_hold(vm);
+	vm_clock_stop(vm);
+	vm->state = state;
+	log_line(state == RS_SHUTDOWN ? LOG_INFO : LOG_ERR, "guest", "%s: %s (%s)", vm->config.name, vm_run_state_name(state), vm->reason);
+	vm_state_changed(vm);
+	vm_unhold(vm);
+}
+
+static void end_killed(struct vm *vm)
+{
+	end(vm, vm->panicked ? RS_GUEST_PANICKED : RS_INTERNAL_ERROR);
+}
+
 void vm_stop(struct vm *vm, const char *reason)
 {
 	if (vm_is_dead(vm) || !vm_is_populated(vm))
 		return;
-	vm_hold(vm);
-	vm_clock_stop(vm);
-	vm->state = RS_SHUTDOWN;
-	vm->attention = true;
 	log_guard();
 	snprintf(vm->reason, sizeof(vm->reason), "%s", reason);
-	log_info("guest", "%s: shutdown (%s)", vm->config.name, reason);
-	vm_state_changed(vm);
-	vm_unhold(vm);
+	end(vm, RS_SHUTDOWN);
 }
 
 int vm_reset(struct vm *vm, struct error *e)
@@ -365,16 +381,6 @@ int vm_resume(struct vm *vm, struct error *e)
 	return 0;
 }
 
-static void kill_now(struct vm *vm)
-{
-	vm_hold(vm);
-	vm_clock_stop(vm);
-	vm->state = vm->panicked ? RS_GUEST_PANICKED : RS_INTERNAL_ERROR;
-	log_err("guest", "%s: %s (%s)", vm->config.name, vm_run_state_name(vm->state), vm->reason);
-	vm_state_changed(vm);
-	vm_unhold(vm);
-}
-
 static void want(struct vm *vm, bool *what)
 {
 	*what = true;
@@ -402,7 +408,7 @@ void vm_kill(struct vm *vm, const char *fmt, ...)
 	if (first && later)
 		want(vm, &vm->want_kill);
 	else if (first)
-		kill_now(vm);
+		end_killed(vm);
 }
 
 void vm_request_panic(struct vm *vm, const char *reason)
@@ -451,13 +457,10 @@ static void self_migrate(struct vm *vm)
 
 static void attend(struct vm *vm)
 {
-	char reason[sizeof(vm->reason)];
-
 	if (vm->want_kill && !vm_is_dead(vm)) {
-		kill_now(vm);
+		end_killed(vm);
 	} else if (vm->want_poweroff && !vm_is_dead(vm)) {
-		memcpy(reason, vm->reason, sizeof(reason));
-		vm_stop(vm, reason);
+		end(vm, RS_SHUTDOWN);
 	} else if (vm->want_reset && vm->state == RS_RUNNING) {
 		if (host_tsc() < vm->reset_after)
 			return; /* it stands still until then */
@@ -465,7 +468,7 @@ static void attend(struct vm *vm)
 	} else if (vm->want_self_migration) {
 		self_migrate(vm);
 	}
-	vm->want_kill = vm->want_poweroff = vm->want_reset = vm->want_self_migration = vm->attention = false;
+	attended(vm);
 }
 
 /* Done between slices, when nothing of the guest is on the stack. */

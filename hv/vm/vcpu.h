@@ -91,5 +91,3 @@ static inline bool fpu_xcr0_ok(u64 xcr0, u64 mask)
 bool fpu_image_ok(const u8 *xsave, u64 xcr0);
 /* Queues an exception for the next entry. */
 void vcpu_inject(struct vcpu *v, u8 vector, bool has_error, u32 error);
-#define VECTOR_GP 13
-#define VECTOR_UD 6
