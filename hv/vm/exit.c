@@ -140,7 +140,8 @@ static enum vmexit_ret x_cpuid(struct vcpu *v, const struct vmexit *x)
 
 static enum vmexit_ret x_hlt(struct vcpu *v, const struct vmexit *x)
 {
-	v->s.activity = !(v->s.rflags & RFLAGS_TF); /* the single-step trap that follows would end it at once */
+	if (!(v->s.rflags & RFLAGS_TF)) /* else the single-step trap that follows would end it at once */
+		v->s.activity = ACTIVITY_HLT;
 	v->irq_check = true; /* what waited for a window is deliverable now */
 	return VMEXIT_ADVANCE;
 }

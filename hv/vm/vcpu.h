@@ -44,6 +44,8 @@ void vcpu_destroy(struct vcpu *v);
 void vcpu_reset(struct vcpu *v);
 /* Runs the guest until host TSC deadline, or it halts, pauses, dies. true: it halted and wants to sleep until its next_deadline. */
 bool vcpu_run(struct vcpu *v, u64 deadline_tsc);
+/* Puts v into this CPU's hardware: its VMCS is the current one, its MSRs, CR2 and debug registers are live (vcpu_regs.c). */
+void vcpu_make_current(struct vcpu *v);
 /* Takes v out of this CPU's hardware (VMCLEAR and all), so that any CPU may run it next. */
 void vcpu_put(struct vcpu *v);
 /* Has v look at what is pending soon, wherever it is. */

@@ -9,6 +9,9 @@ enum { VCPU_RAX, VCPU_RCX, VCPU_RDX, VCPU_RBX, VCPU_RSP, VCPU_RBP, VCPU_RSI, VCP
        VCPU_R8, VCPU_R9, VCPU_R10, VCPU_R11, VCPU_R12, VCPU_R13, VCPU_R14, VCPU_R15, VCPU_NGPR };
 enum { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDTR, SEG_TR, SEG_COUNT };
 
+/* SDM "Guest Non-Register State"; the numbers are the VMCS's. */
+enum { ACTIVITY_ACTIVE = 0, ACTIVITY_HLT = 1, ACTIVITY_WAIT_SIPI = 3 };
+
 struct vcpu_state {
 	u64 gpr[VCPU_NGPR]; /* rsp included */
 	u64 rip, rflags, cr0, cr2, cr3, cr4, xcr0, dr[4], dr6, dr7;

@@ -71,7 +71,7 @@ static int vcpu_post_load(void *owner, struct error *e)
 	if (s->cr4 & ~cpuid_cr4_mask(v->vm))
 		return error_set(e, E_INVAL, "vcpu %u: CR4 %#llx has bits that its CPUID does not allow", v->id,
 				 (unsigned long long)s->cr4);
-	if ((s->activity > 1 && s->activity != 3) || s->nmi_pending > 1 || s->init_pending > 1 ||
+	if ((s->activity > ACTIVITY_HLT && s->activity != ACTIVITY_WAIT_SIPI) || s->nmi_pending > 1 || s->init_pending > 1 ||
 	    (s->sipi_pending && s->sipi_pending >> 8 != 1))
 		return error_set(e, E_INVAL, "vcpu %u: activity state %u is not possible", v->id, s->activity);
 	if (s->event_info & ~(u32)(INTR_VALID | INTR_ERROR_CODE | 0x7ff))

@@ -82,6 +82,7 @@ hv/vm/acpi_tables.c hv/vdev/devices.h   tables tell where the devices are
 hv/vm/exit.c hv/vdev/devices.h          exits that belong to the local APIC
 hv/vm/msr.c hv/vdev/devices.h           MSRs that belong to the local APIC
 hv/vm/vcpu.c hv/vdev/devices.h          takes interrupts from the local APIC and the PIC
+hv/vm/vcpu_regs.c hv/vdev/devices.h     takes the registers of the APIC out of the CPU
 hv/vm/vdev.c hv/vdev/devices.h          makes the devices of a guest
 hv/vm/sched.c mig/mig.h                 the run loop gives everything its turn
 hv/vm/sched.c net/net.h                 the same
