@@ -551,6 +551,153 @@ static void test_page_writes(void **unused)
 	assert_int_equal(status, 0x77);
 }
 
+/* --- the same guest twice: with a local APIC in software, and with one that the CPU looks after --- */
+
+static u64 seed;
+
+static u32 rnd(u32 n)
+{
+	seed ^= seed << 13;
+	seed ^= seed >> 7;
+	seed ^= seed << 17;
+	return (u32)(seed >> 20) % n;
+}
+
+struct twin { struct vm *vm; struct vdev *l; bool by_cpu; u32 eoi_exits[8]; };
+
+/* As deliver_events() in vcpu.c: what has come goes to the CPU, if somebody has said that there is something. */
+static void enter(struct twin *t)
+{
+	if (!t->vm->vcpus[0]->irq_check)
+		return;
+	t->vm->vcpus[0]->irq_check = false;
+	if (!t->by_cpu)
+		return;
+	lapic_push(t->l, &status, &tmr);
+	if (tmr)
+		memcpy(t->eoi_exits, tmr, sizeof(t->eoi_exits));
+}
+
+static int highest(u32 reg)
+{
+	for (int v = 255; v >= 0; v--)
+		if (*cpu(reg + (u32)v / 32 * 16) & 1u << v % 32)
+			return v;
+	return -1;
+}
+
+/* Takes the next interrupt; -1: none that the priority lets through. */
+static int takes(struct twin *t)
+{
+	int v, busy;
+
+	enter(t);
+	if (!t->by_cpu) {
+		v = lapic_pending(t->l);
+		if (v >= 0)
+			lapic_ack(t->l, (u8)v);
+		return v;
+	}
+	v = highest(0x200);
+	busy = highest(ISR);
+	if (v < 0 || v >> 4 <= MAX((int)*cpu(TPR), busy) >> 4)
+		return -1;
+	cpu_delivers((u8)v);
+	return v;
+}
+
+static void ends(struct twin *t)
+{
+	int v;
+
+	enter(t);
+	if (!t->by_cpu) {
+		assert_int_equal(lapic_msr_write(t->l, 0x80b, 0), 0);
+		return;
+	}
+	v = highest(ISR); /* SDM "EOI Virtualization" */
+	if (v < 0)
+		return;
+	*cpu(ISR + (u32)v / 32 * 16) &= ~(1u << v % 32);
+	if (t->eoi_exits[v / 32] & 1u << v % 32)
+		ioapic_eoi(t->vm, (u8)v);
+}
+
+static void writes(struct twin *t, u32 msr, u32 val)
+{
+	enter(t);
+	if (!t->by_cpu)
+		assert_int_equal(lapic_msr_write(t->l, msr, val), 0);
+	else if (msr == 0x808)
+		*cpu(TPR) = val;
+	else /* SDM "Self-IPI Virtualization" */
+		*cpu(0x200 + val / 32 * 16) |= 1u << val % 32;
+}
+
+/* Edges are 0x30 to 0x6f, levels 0x71, 0x82, 0x93, 0xa4, IPIs to itself 0xb0 to 0xef: a vector is of one kind. */
+static u64 step(struct twin *t, u32 op, u32 a, u32 b)
+{
+	u64 v = 0;
+
+	switch (op) {
+	case 0: case 1: return (u64)takes(t);
+	case 2: case 3: ends(t); break;
+	case 4: writes(t, 0x808, a % 16 << 4); break;
+	case 5: case 6: lapic_deliver(t->vm, 0, false, 0, (u8)(0x30 + a % 64), false); break;
+	case 7: ioapic_line(vm_vdev(t->vm, &ioapic_type, 0), a % 4, b & 1); break;
+	case 8: writes(t, 0x83f, 0xb0 + a % 64); break;
+	case 9: /* PPR, or a word of ISR, TMR, IRR */
+		assert_int_equal(lapic_msr_read(t->l, a % 9 ? 0x810 + b % 24 : 0x80a, &v), 0);
+		break;
+	case 10: lapic_pull(t->l); break; /* its state is saved */
+	case 11:
+		if (a % 16)
+			break;
+		lapic_init_reset(t->l);
+		assert_int_equal(lapic_msr_write(t->l, 0x80f, 0x1ff), 0);
+		t->vm->vcpus[0]->irq_check = true; /* as vcpu_load_state() says */
+	}
+	return v;
+}
+
+static void test_page_twin(void **unused)
+{
+	unsigned taken = 0;
+
+	for (unsigned round = 0; round < 100; round++) {
+		struct twin t[2] = { { .by_cpu = false }, { .by_cpu = true } };
+
+		seed = 0x9e3779b97f4a7c15ull + round;
+		for (unsigned i = 0; i < 2; i++) {
+			vm = t[i].vm = vdev_fake_vm();
+			l = t[i].l = vcpu_lapic(vm->vcpus[0]);
+			wr(SVR, 0x1ff);
+			if (t[i].by_cpu)
+				use_page();
+			else
+				x2apic();
+			for (u32 p = 0; p < 4; p++) {
+				vdev_fake_mmio_write(vm, 0xfec00000, 0x10 + 2 * p);
+				vdev_fake_mmio_write(vm, 0xfec00010, 0x8000 | (0x71 + 0x11 * p));
+			}
+		}
+		for (unsigned i = 0; i < 2000; i++) {
+			u32 op = rnd(12), a = rnd(1000), b = rnd(1000);
+			u64 x = step(&t[0], op, a, b), y = step(&t[1], op, a, b);
+
+			if (x != y)
+				fail_msg("round %u step %u: operation %u (%u, %u): %#llx, by the CPU %#llx", round, i, op, a, b,
+					 (unsigned long long)x, (unsigned long long)y);
+			taken += op < 2 && x != ~0ull;
+		}
+		lapic_pull(t[1].l);
+		assert_memory_equal(vdev_fake_state(t[0].l), vdev_fake_state(t[1].l), lapic_type.mig.state_size);
+		for (unsigned i = 0; i < 2; i++)
+			vdev_fake_free(t[i].vm);
+	}
+	assert_true(taken > 5000);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -560,6 +707,7 @@ int main(void)
 		T(test_divide), T(test_periodic), T(test_periodic_flood), T(test_masked_timer), T(test_tsc_deadline),
 		T(test_self_ipi_and_shorthand), T(test_logical), T(test_errors), T(test_base_transitions),
 		T(test_x2apic), T(test_post_load), T(test_page), T(test_page_levels), T(test_page_writes),
+		cmocka_unit_test(test_page_twin),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
