@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* Local APIC, xAPIC and x2APIC (SDM "Advanced Programmable Interrupt Controller (APIC)"). The timer counts
- * at the TSC rate (CPUID 15h says crystal = TSC). No directed EOI, no CMCI.
+/* Local APIC, xAPIC and x2APIC (SDM "Advanced Programmable Interrupt Controller (APIC)"), but for its timer (lapic_timer.c).
+ * No directed EOI, no CMCI.
  *
  * Where the CPU virtualizes interrupt delivery, TPR, ISR and IRR of an x2APIC live in its virtual-APIC page while the guest runs
  * (`live`): lapic_push() puts them there, lapic_pull() takes them back. What others send meanwhile waits in s.irr. */
-#include "hv/vdev/devices.h"
-#include "hv/lib/clock.h"
+#include "hv/vdev/lapic.h"
 #include "hv/lib/log.h"
 
 #define MSR_IA32_APIC_BASE 0x1b
@@ -27,8 +26,6 @@ enum {
 	REG_TIMER_INITIAL = 0x38, REG_TIMER_CURRENT = 0x39, REG_TIMER_DIVIDE = 0x3e, REG_SELF_IPI = 0x3f,
 };
 
-enum { LVT_TIMER, LVT_THERMAL, LVT_PERF, LVT_LINT0, LVT_LINT1, LVT_ERROR, LVT_COUNT };
-#define LVT_MASKED BIT(16)
 #define LVT_STATUS BIT(12) /* delivery status: read-only, always idle */
 #define LVT_MODE(l) (((l) >> 8) & 7)
 static const u32 lvt_writable[LVT_COUNT] = { 0x700ff, 0x107ff, 0x107ff, 0x1a7ff, 0x1a7ff, 0x100ff };
@@ -36,45 +33,18 @@ static const u32 lvt_writable[LVT_COUNT] = { 0x700ff, 0x107ff, 0x107ff, 0x1a7ff,
 #define LAPIC_VERSION (0x14 | (LVT_COUNT - 1) << 16)
 #define SVR_ENABLED BIT(8)
 #define SVR_WRITABLE 0x3ffu
-#define TDCR_WRITABLE 0xbu
 
 #define ESR_SEND_VECTOR BIT(5)
 #define ESR_RECEIVE_VECTOR BIT(6)
 #define ESR_REGISTER BIT(7)
 
 enum { MODE_FIXED, MODE_LOWEST, MODE_SMI, MODE_RESERVED, MODE_NMI, MODE_INIT, MODE_SIPI, MODE_EXTINT };
-enum { TIMER_ONE_SHOT, TIMER_PERIODIC, TIMER_TSC_DEADLINE, TIMER_RESERVED };
 
 #define ICR_LOGICAL BIT(11)
 #define ICR_BUSY BIT(12)
 #define ICR_ASSERT BIT(14)
 #define ICR_LEVEL BIT(15)
 #define ICR_RESERVED (0xfff00000ull | 0x30000ull | BIT(13))
-
-struct lapic_state {
-	u64 base;           /* IA32_APIC_BASE */
-	u64 tsc_deadline;   /* IA32_TSC_DEADLINE; 0: disarmed */
-	u64 timer_deadline; /* next expiry in guest TSC; VDEV_NEVER: stopped */
-	u64 icr;
-	u32 irr[8], isr[8], tmr[8];
-	u32 lvt[LVT_COUNT];
-	u32 tpr, ldr, dfr, svr;
-	u32 esr, esr_new;   /* what reads show; what the next write to it will show */
-	u32 timer_initial, timer_divide;
-};
-
-struct lapic {
-	struct vdev dev;
-	struct lapic_state s;
-	u32 *page;          /* the vCPU's virtual-APIC page: registers 16 bytes apart; NULL: none */
-	bool live;          /* TPR and ISR are there, and the IRR but for what is in s.irr */
-	bool tmr_changed;   /* since the last push */
-};
-
-static struct lapic *lapic_of(struct vdev *dev)
-{
-	return container_of(dev, struct lapic, dev);
-}
 
 static bool lapic_on(const struct lapic *l)
 {
@@ -187,8 +157,6 @@ void lapic_ack(struct vdev *dev, u8 vector)
 	l->s.isr[vector / 32] |= 1u << (vector % 32);
 }
 
-static void lapic_local(struct lapic *l, unsigned lvt);
-
 static void lapic_error(struct lapic *l, u32 bit)
 {
 	if (l->s.esr_new & bit)
@@ -217,8 +185,7 @@ static void lapic_accept(struct lapic *l, u8 vector, bool level)
 	lapic_check(l);
 }
 
-/* One of the two local sources that there are, the timer and errors, signals its LVT entry. They have no delivery mode. */
-static void lapic_local(struct lapic *l, unsigned lvt)
+void lapic_local(struct lapic *l, unsigned lvt)
 {
 	if (!(l->s.lvt[lvt] & LVT_MASKED))
 		lapic_accept(l, (u8)l->s.lvt[lvt], false);
@@ -357,98 +324,6 @@ static void lapic_send(struct lapic *l)
 	}
 }
 
-/* --- Timer --- */
-
-static unsigned lapic_timer_mode(const struct lapic *l)
-{
-	return l->s.lvt[LVT_TIMER] >> 17 & 3;
-}
-
-/* TSC ticks in n counts. */
-static u64 lapic_counts(const struct lapic *l, u32 n)
-{
-	u32 d = l->s.timer_divide;
-
-	return (u64)n << (((d & 3) + (d >> 1 & 4) + 1) & 7);
-}
-
-static void lapic_timer_set(struct lapic *l, u64 deadline)
-{
-	l->s.timer_deadline = deadline;
-	vdev_arm(&l->dev, deadline);
-}
-
-static u32 lapic_timer_current(const struct lapic *l)
-{
-	u64 now = vm_tsc(l->dev.vm), left, period, unit = lapic_counts(l, 1);
-
-	if (l->s.timer_deadline == VDEV_NEVER || lapic_timer_mode(l) == TIMER_TSC_DEADLINE)
-		return 0;
-	period = lapic_counts(l, l->s.timer_initial);
-	if (l->s.timer_deadline > now) {
-		left = l->s.timer_deadline - now;
-		if (lapic_timer_mode(l) == TIMER_PERIODIC) /* expiries of a very fast timer are skipped */
-			left = (left - 1) % period + 1;
-	} else if (lapic_timer_mode(l) == TIMER_PERIODIC) { /* due, but timer() has not run yet */
-		left = period - (now - l->s.timer_deadline) % period;
-	} else {
-		left = 0;
-	}
-	return (u32)MIN((left + unit - 1) / unit, (u64)l->s.timer_initial);
-}
-
-static void lapic_timer_tsc_deadline(struct lapic *l, u64 at)
-{
-	l->s.tsc_deadline = at;
-	lapic_timer_set(l, at ? MIN(at, VDEV_NEVER - 1) : VDEV_NEVER);
-}
-
-static void lapic_timer_initial(struct lapic *l, u32 val)
-{
-	if (lapic_timer_mode(l) == TIMER_TSC_DEADLINE)
-		return; /* ignored by the hardware, too */
-	l->s.timer_initial = val;
-	lapic_timer_set(l, val ? vm_tsc(l->dev.vm) + lapic_counts(l, val) : VDEV_NEVER);
-}
-
-static void lapic_timer_divide(struct lapic *l, u32 val)
-{
-	u32 left = lapic_timer_current(l);
-	bool running = l->s.timer_deadline != VDEV_NEVER && lapic_timer_mode(l) != TIMER_TSC_DEADLINE;
-
-	l->s.timer_divide = val & TDCR_WRITABLE;
-	if (running)
-		lapic_timer_set(l, vm_tsc(l->dev.vm) + lapic_counts(l, left));
-}
-
-/* Least time between periodic interrupts. */
-static u64 lapic_timer_gap(const struct lapic *l)
-{
-	return vm_tsc_hz(l->dev.vm) / 20000;
-}
-
-static void lapic_timer(struct vdev *dev)
-{
-	struct lapic *l = lapic_of(dev);
-	u64 now = vm_tsc(dev->vm), at = l->s.timer_deadline, period, from;
-
-	if (at > now) { /* the clock was not quite there */
-		vdev_arm(dev, at);
-		return;
-	}
-	if (lapic_timer_mode(l) == TIMER_PERIODIC) {
-		/* Next from the last one, so nothing drifts; what was missed has merged in the IRR anyway. A period of
-		 * a few ticks must not keep this host busy: the expiries of the next 50 us are skipped. */
-		period = lapic_counts(l, l->s.timer_initial);
-		from = period < lapic_timer_gap(l) ? now + lapic_timer_gap(l) : now;
-		lapic_timer_set(l, at + ((from - at) / period + 1) * period);
-	} else {
-		l->s.timer_deadline = VDEV_NEVER;
-		l->s.tsc_deadline = 0;
-	}
-	lapic_local(l, LVT_TIMER);
-}
-
 /* --- Registers --- */
 
 static void lapic_write_svr(struct lapic *l, u32 val)
@@ -470,10 +345,7 @@ static void lapic_write_lvt(struct lapic *l, unsigned i, u32 val)
 	if (i == LVT_LINT0) {
 		lapic_check(l); /* may open the way for the PIC */
 	} else if (i == LVT_TIMER && (before == TIMER_TSC_DEADLINE) != (lapic_timer_mode(l) == TIMER_TSC_DEADLINE)) {
-		/* Going to or from TSC-deadline mode disarms (SDM "TSC-Deadline Mode"). */
-		l->s.tsc_deadline = 0;
-		l->s.timer_initial = 0;
-		lapic_timer_set(l, VDEV_NEVER);
+		lapic_timer_disarm(l); /* SDM "TSC-Deadline Mode" */
 	}
 }
 
@@ -682,8 +554,7 @@ int lapic_msr_write(struct vdev *dev, u32 msr, u64 val)
 	if (msr == MSR_IA32_APIC_BASE)
 		return lapic_write_base(l, val);
 	if (msr == MSR_IA32_TSC_DEADLINE) {
-		if (lapic_timer_mode(l) == TIMER_TSC_DEADLINE)
-			lapic_timer_tsc_deadline(l, val);
+		lapic_timer_tsc_deadline(l, val);
 		return 0;
 	}
 	if (msr >= MSR_X2APIC_FIRST && msr <= MSR_X2APIC_LAST && lapic_x2(l))
@@ -711,20 +582,6 @@ static void lapic_reset(struct vdev *dev)
 void lapic_init_reset(struct vdev *dev)
 {
 	lapic_power_up(lapic_of(dev));
-}
-
-static bool lapic_timer_valid(const struct lapic *l)
-{
-	u64 at = l->s.timer_deadline;
-	bool armed = at != VDEV_NEVER;
-
-	if (lapic_timer_mode(l) == TIMER_TSC_DEADLINE)
-		return armed == (l->s.tsc_deadline != 0) && l->s.timer_initial == 0;
-	if (l->s.tsc_deadline)
-		return false;
-	/* Bounded, so that no later sum overflows. */
-	return !armed || (l->s.timer_initial &&
-			  at <= vm_tsc(l->dev.vm) + lapic_counts(l, l->s.timer_initial) + lapic_timer_gap(l));
 }
 
 static int lapic_post_load(void *owner, struct error *e)
@@ -773,6 +630,6 @@ const struct vdev_type lapic_type = {
 	},
 	/* No init: its page moves with IA32_APIC_BASE, so vcpu_apic_mmio() finds it and not the bus. */
 	.size = sizeof(struct lapic), .state_offset = offsetof(struct lapic, s),
-	.reset = lapic_reset, .timer = lapic_timer,
+	.reset = lapic_reset, .timer = lapic_timer_expire,
 };
 VDEV_REGISTER(lapic_type);
