@@ -6,6 +6,7 @@
  * (`live`): lapic_push() puts them there, lapic_pull() takes them back. What others send meanwhile waits in s.irr. */
 #include "hv/vdev/lapic.h"
 #include "hv/lib/log.h"
+#include "hv/vm/vm.h"
 
 #define MSR_IA32_APIC_BASE 0x1b
 #define MSR_IA32_TSC_DEADLINE 0x6e0
@@ -265,8 +266,8 @@ static void lapic_receive(struct lapic *l, u8 mode, u8 vector, bool level)
 	case MODE_INIT: vcpu_init(v); break;
 	case MODE_SIPI: vcpu_sipi(v, vector); break;
 	default: /* SMI: no SMM here */
-		log_guest(LOG_WARN, "lapic", "vCPU %u: interrupt message with delivery mode %u ignored",
-			  lapic_id(l), mode);
+		log_guest(LOG_WARN, "guest", "%s: vCPU %u: interrupt message with delivery mode %u ignored",
+			  l->dev.vm->config.name, lapic_id(l), mode);
 	}
 }
 

@@ -89,7 +89,8 @@ hv/vm/sched.c net/net.h                 the same
 hv/vdev/debug_exit.c hv/vm/vm.h         ends the guest
 hv/vdev/pvpanic.c hv/vm/vm.h            the same
 hv/vdev/pci.c hv/vm/vm.h                knows which function is in which slot
-hv/vdev/virtio.c hv/vm/vm.h             names the guest in the log
+hv/vdev/lapic.c hv/vm/vm.h              names the guest in the log
+hv/vdev/virtio.c hv/vm/vm.h             the same
 hv/vdev/virtq.c hv/vm/vm.h              reads and writes guest memory
 hv/vdev/virtio_rng.c net/port/port.h    entropy of the host
 hv/vdev/virtio_net.h hv/config.h        what a definition says of cards
