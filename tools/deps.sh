@@ -187,7 +187,7 @@ do_bochs() {
 		mv "$tmp" "$B/bochs"
 	fi
 	gcc -O2 -Wall -Wextra -Werror -shared -fPIC -o "$B/bochs/preload.so" \
-		"$TOP/tools/bench/bochs_cures.c" "$TOP/tools/bench/loopback_only.c"
+		"$TOP/tools/bench/bochs_cures.c" "$TOP/tools/bench/bochs_aes.c" "$TOP/tools/bench/loopback_only.c"
 	cat > "$B/bochs/bochs.new" <<-'EOF'
 	#!/bin/sh
 	# Written by tools/deps.sh: Bochs with the C library it was built for. A closed socket must not end it (SIGPIPE).

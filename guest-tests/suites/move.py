@@ -117,7 +117,7 @@ def tiny_guests_move(run):
     pair = Pair(run, {"a": guests, "b": guest("other", "dirty", "mb=1 const-mb=1 rate=1 period-ms=100")}, images("dirty", "memory", "spin", "uart"))
     a, b = pair.q["a"], pair.q["b"]
     pair.hosts["a"].wait_for(r"^flat\| DIRTY seq=5 ", timeout=120)
-    info = pair.move("flat", "b", max_rounds=4)
+    info = pair.move("flat", "b", max_rounds=4, downtime_limit=1)
     assert info["round"] == 5 and info["ram"]["pages-resent"] > 1000, info
     pair.hosts["a"].wait_for(r"^memory\| MEMORY pass=1 ", timeout=120, rewind=True)
     pair.move("memory", "b", max_rounds=3)

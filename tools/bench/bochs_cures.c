@@ -11,13 +11,9 @@
  *    lost. So RIP is committed before each trace, in front of cpu_run_trace().
  */
 #define _GNU_SOURCE
+#include "bochs_patch.h"
 #include <dlfcn.h>
-#include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 struct bit128s {
 	uint64_t lo;
@@ -49,20 +45,9 @@ static void put_jump(void *fn, const void *to)
 {
 	uint8_t jump[12] = {0x48, 0xb8, 0, 0, 0,    0,
 			    0,	  0,	0, 0, 0xff, 0xe0}; /* movabs rax; jmp rax */
-	long page = sysconf(_SC_PAGESIZE);
-	uintptr_t start = (uintptr_t)fn & ~((uintptr_t)page - 1);
-	uintptr_t end = ((uintptr_t)fn + sizeof(jump) + (uintptr_t)page - 1) & ~((uintptr_t)page - 1);
 
 	memcpy(jump + 2, &to, sizeof(to));
-	if (mprotect((void *)start, end - start, PROT_READ | PROT_WRITE | PROT_EXEC)) {
-		perror("bochs_cures: mprotect");
-		_exit(1);
-	}
-	memcpy(fn, jump, sizeof(jump));
-	if (mprotect((void *)start, end - start, PROT_READ | PROT_EXEC)) {
-		perror("bochs_cures: mprotect");
-		_exit(1);
-	}
+	patch_code(fn, jump, sizeof(jump));
 }
 
 __attribute__((constructor)) static void cure_long_idiv(void)

@@ -293,8 +293,9 @@ def main():
     bench.enter_netns()
     suites = [] if args.no_suites else load_suites(args.suites)
     jobs = [program(os.path.abspath(p), args.timeout) for p in args.programs]
-    # The long ones first, so that no long one is left alone at the end.
-    jobs += sorted(suites, key=lambda t: -t.timeout * t.cores)
+    # Those that need several cores first: between them a core idles while it waits for the next. Then the long ones, so that
+    # no long one is left alone at the end.
+    jobs += sorted(suites, key=lambda t: (-t.cores, -t.timeout))
     names = [job.name for job in jobs]
     twice = {n for n in names if names.count(n) > 1}
     if twice:
