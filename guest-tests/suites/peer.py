@@ -280,10 +280,13 @@ class Middle(_Server):
                     far.close()
                     return
             if not moved:
-                select.select([f.source for f in flows if not f.end], [f.sink for f in flows if f.out], [], 0.05)
+                select.select([f.source for f in flows if self._reads(f)], [f.sink for f in flows if f.out], [], 0.05)
+
+    def _reads(self, flow):
+        return not flow.end and flow.side not in self._stopped and len(flow.got) + len(flow.out) <= 1 << 20
 
     def _read(self, flow):
-        if flow.end or flow.side in self._stopped or len(flow.got) + len(flow.out) > 1 << 20:
+        if not self._reads(flow):
             return False
         try:
             data = flow.source.recv(256 * 1024)
