@@ -54,7 +54,9 @@ struct client {
 	bool known;              /* info is fixed */
 	bool draining, failing;  /* failing: away for longer than timeout */
 	bool leaving;            /* the server says that it shuts down */
-	u64 retry_us, backoff_us, deadline_us, waits_since_us;
+	u64 retry_us, backoff_us, deadline_us;
+	u64 waits_since_us;      /* the last progress of what waits */
+	u64 up_us;               /* when the connection came up */
 	u64 wake_us;             /* when poll() is wanted next */
 	struct error why;        /* it is not up */
 	char said[160];          /* on the log */
@@ -357,7 +359,7 @@ static void on_up(struct client *c)
 	c->why.code = 0;
 	c->backoff_us = 0;
 	c->deadline_us = NEVER;
-	c->waits_since_us = now_us();
+	c->up_us = now_us();
 }
 
 static bool receive(struct client *c)
@@ -378,7 +380,8 @@ static bool receive(struct client *c)
 			return true;
 		}
 		total += (u32)n;
-		c->waits_since_us = now_us();
+		if (was_up) /* a greeting answers nobody's request */
+			c->waits_since_us = now_us();
 		rc = nbd_proto_feed(&c->proto, c->rx, (size_t)n, &used, &e);
 		if (rc) {
 			conn_fail(c, (enum err)-rc, e.text);
@@ -512,6 +515,14 @@ static void transmit(struct client *c)
 		c->env->link->push(c->link);
 }
 
+/* When the guest has waited for long enough. A server that is back may answer what it has just been sent again. */
+static u64 patience_ends(const struct client *c)
+{
+	if (!c->timeout_us || !c->used || c->draining)
+		return NEVER;
+	return MAX(c->waits_since_us + c->timeout_us, is_up(c) ? c->up_us + HANDSHAKE_US : 0);
+}
+
 /* Away for longer than the guest is to wait. */
 static void give_up(struct client *c)
 {
@@ -569,11 +580,10 @@ static bool client_poll(struct blk_backend *be)
 			  "and may it serve another client (qemu-nbd --shared=0)?");
 	if (!c->used || c->draining)
 		c->waits_since_us = now;
-	else if (c->timeout_us && now - c->waits_since_us > c->timeout_us)
+	else if (now >= patience_ends(c))
 		give_up(c);
 	c->wake_us = c->conn == CONN_OFF ? c->draining ? NEVER : c->retry_us : c->deadline_us;
-	if (c->timeout_us && c->used)
-		c->wake_us = MIN(c->wake_us, c->waits_since_us + c->timeout_us + 1);
+	c->wake_us = MIN(c->wake_us, patience_ends(c));
 	return more;
 }
 

@@ -786,6 +786,54 @@ static void test_timeout(void **state)
 	random_io(20);
 }
 
+/* A server that is there, but does not get as far as an answer, is away as well. */
+static void test_timeout_of_useless_server(void **state)
+{
+	struct io *io;
+	u64 start;
+
+	cfg.timeout_ms = 3000;
+	open_up();
+	/* Greets, and has lost the export. */
+	srv.refuses = true;
+	break_link();
+	io = submit(BLK_WRITE, 0, 512, 1);
+	for (start = fake_now; io->pending && fake_now - start < 10000000;)
+		turns(1);
+	assert_false(io->pending);
+	assert_int_equal(io->err, -E_TIMEOUT);
+	srv.refuses = false;
+	turns(6000);
+	random_io(20);
+	/* Breaks down at every request. */
+	srv.hold = true;
+	io = submit(BLK_READ, 0, 512, 1);
+	for (start = fake_now; io->pending && fake_now - start < 10000000;) {
+		if (srv.n_held)
+			break_link();
+		turns(1);
+	}
+	assert_false(io->pending);
+	assert_int_equal(io->err, -E_TIMEOUT);
+	srv.hold = false;
+	turns(6000);
+	random_io(20);
+	/* Back in the last moment: what is sent again then has time to be answered. */
+	srv.refuse_connect = true;
+	break_link();
+	io = submit(BLK_WRITE, 0, 512, 1);
+	turns(1300);
+	srv.refuse_connect = false;
+	srv.hold = true;
+	for (start = fake_now; !srv.n_held && fake_now - start < 10000000;)
+		turns(1);
+	turns(2000);
+	release();
+	turns(5);
+	assert_false(io->pending);
+	assert_int_equal(io->err, 0);
+}
+
 /* Without one they wait for ever. */
 static void test_no_timeout(void **state)
 {
@@ -958,6 +1006,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_order_after_reconnect, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_another_disk, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_timeout, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_timeout_of_useless_server, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_no_timeout, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_drain, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_drain_flush_fails, setup, teardown),
