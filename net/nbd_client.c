@@ -289,7 +289,7 @@ static void sink_done(void *arg, struct nbd_wait *w, u32 error)
 	struct blk_req *req = s->req;
 
 	/* A server that shuts down answers so: the next one will do it. */
-	if (error == NBD_ESHUTDOWN && req) {
+	if (error == NBD_ESHUTDOWN) {
 		s->state = WAITING;
 		c->leaving = true;
 		return;
@@ -667,6 +667,8 @@ static bool client_drain(struct blk_backend *be)
 	struct slot *s;
 
 	c->draining = true;
+	if (c->flush_failed)
+		return false; /* the guest must hear of it from this host */
 	if (!is_up(c)) {
 		link_close(c, true);
 		return true;
@@ -675,14 +677,12 @@ static bool client_drain(struct blk_backend *be)
 		waits |= c->slots[i].state == SENDING || c->slots[i].state == SENT;
 	if (waits || c->tx_at < c->tx_len)
 		return false;
-	if (c->flush_failed)
-		return false; /* the guest must hear of it from this host */
 	if (c->flushed == c->writes || !(be->info.features & BLK_CAN_FLUSH))
 		return true;
 	/* What was answered must not depend on this connection any more. */
 	s = slot_take(c);
 	if (!s)
-		return true; /* 64 wait that were never sent: none of them was written */
+		return false;
 	s->own_flush = true;
 	c->forgotten++;
 	c->tx_at = c->tx_len = 0;

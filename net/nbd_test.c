@@ -921,6 +921,32 @@ static void test_drain_flush_fails(void **state)
 	finish_all();
 	assert_int_equal(io->err, 0);
 	assert_true(disk->ops->drain(disk));
+	disk->ops->undrain(disk);
+	/* Even if the server is gone by then. */
+	submit(BLK_WRITE, 0, 4096, 1);
+	finish_all();
+	srv.error = NBD_EIO;
+	assert_false(disk->ops->drain(disk));
+	turns(2);
+	break_link();
+	turns(2);
+	assert_false(disk->ops->drain(disk));
+	srv.error = 0;
+	disk->ops->undrain(disk);
+	io = submit(BLK_FLUSH, 0, 0, 0);
+	assert_int_equal(io->err, -E_IO);
+	/* A server that shuts down has not failed; it is a dead connection. */
+	submit(BLK_WRITE, 0, 4096, 1);
+	finish_all();
+	srv.error = NBD_ESHUTDOWN;
+	assert_false(disk->ops->drain(disk));
+	turns(2);
+	assert_true(disk->ops->drain(disk));
+	srv.error = 0;
+	disk->ops->undrain(disk);
+	io = submit(BLK_FLUSH, 0, 0, 0);
+	finish_all();
+	assert_int_equal(io->err, 0);
 }
 
 /* The guest resets its disk: nothing of the past touches its memory, and nothing new overtakes it. */
