@@ -40,7 +40,7 @@ static u64 poll_us;
 static struct udp_pcb *pcb;
 static bool stepped, holdover, disagreed;
 static s64 last_offset, rate_ppb;
-static u64 corrected_us, slew_end_us;
+static u64 corrected_us, slew_end_us, corrected_error; /* at corrected_us */
 static s64 slew;
 
 static s64 abs64(s64 v) { return v < 0 ? -v : v; }
@@ -59,10 +59,12 @@ static u64 server_error(const struct server *s)
 	return s->last.root_us + s->last.delay_us / 2 + (now_us() - s->at_us) * NTP_PHI_PPM / 1000000;
 }
 
-/* How far off the wall clock may be. */
+/* How far off the wall clock may be: since it was last corrected, not since somebody last spoke who may not be believed. */
 static u64 dispersion(void)
 {
-	return source < 0 ? 0 : server_error(&servers[source]) + (u64)abs64(slew_left());
+	if (!stepped)
+		return 0;
+	return corrected_error + (now_us() - corrected_us) * NTP_PHI_PPM / 1000000 + (u64)abs64(slew_left());
 }
 
 static void correct(s64 offset)
@@ -86,6 +88,7 @@ static void correct(s64 offset)
 	wall_discipline(step ? offset : 0, slew, rate_ppb);
 	slew_end_us = now + (u64)abs64(slew) * (1000000 / WALL_SLEW_PPM);
 	corrected_us = now;
+	corrected_error = server_error(&servers[source]);
 	stepped = true;
 }
 

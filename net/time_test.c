@@ -369,6 +369,11 @@ static void a_liar_among_three(void **state)
 	assert_true(llabs(error_us()) < 2000);
 	assert_non_null(strstr(fake_log, "disagree"));
 	assert_string_equal(state_of(-1), "holdover");
+	/* The clock is nobody's then, so in the end nobody vouches for it, however often they speak. */
+	assert_true(wall_synced());
+	run(20000);
+	assert_false(wall_synced());
+	assert_true(number_of("dispersion-us") > 250000);
 }
 
 static void kisses_of_death(void **state)
