@@ -37,7 +37,8 @@ enum conn_state {
 	CONN_OPEN,
 	CONN_FAILED,     /* s.error is set; waits for its owner to close */
 	CONN_FLUSH,      /* closed by its owner, still sending */
-	CONN_LINGER,     /* our FIN is out; a reset now could destroy what the peer has not read yet */
+	CONN_LINGER,     /* our FIN is out; a reset now could destroy what the peer has not read yet, so it comes only after
+	                  * LINGER_US without progress. lwIP alone would keep the pcb for up to 20 minutes. */
 };
 
 struct conn {
@@ -645,9 +646,13 @@ static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t err)
 
 static err_t on_sent(void *arg, struct tcp_pcb *pcb, u16_t len)
 {
+	struct conn *c = arg;
+
 	(void)pcb;
 	(void)len;
-	((struct conn *)arg)->progress_us = now_us();
+	c->progress_us = now_us();
+	if (c->state == CONN_LINGER)
+		c->deadline = c->progress_us + LINGER_US;
 	return ERR_OK;
 }
 
@@ -665,7 +670,8 @@ static err_t on_connected(void *arg, struct tcp_pcb *pcb, err_t err)
 
 	(void)pcb;
 	(void)err;
-	c->state = CONN_HANDSHAKE;
+	if (c->state == CONN_CONNECTING) /* not if it has just been given up */
+		c->state = CONN_HANDSHAKE;
 	return ERR_OK;
 }
 
@@ -721,7 +727,7 @@ static struct conn *conn_new(struct tls_identity *id, struct tcp_pcb *pcb, bool 
 static err_t on_accept(void *arg, struct tcp_pcb *pcb, err_t err)
 {
 	struct tls_identity *id = arg;
-	unsigned inbound = 0, handshakes = 0;
+	unsigned inbound = 0, strangers = 0;
 	struct conn *c, *oldest = NULL;
 
 	if (err != ERR_OK || !pcb)
@@ -730,15 +736,16 @@ static err_t on_accept(void *arg, struct tcp_pcb *pcb, err_t err)
 		if (!conns[i] || !conns[i]->inbound)
 			continue;
 		inbound++;
-		if (conns[i]->state != CONN_HANDSHAKE)
+		if (conns[i]->given)
 			continue;
-		handshakes++;
+		strangers++;
 		if (!oldest || conns[i]->deadline < oldest->deadline)
 			oldest = conns[i];
 	}
-	/* Strangers who say nothing must not keep friends out. */
-	if (oldest && (handshakes >= TLS_MAX_HANDSHAKES || inbound >= TLS_MAX_INBOUND)) {
-		log_guest(LOG_WARN, "net", "%s: dropped in its handshake, too many others are waiting", oldest->s.peer_addr);
+	/* Strangers who say nothing, or have been refused and do not hang up, must not keep friends out. */
+	if (oldest && (strangers >= TLS_MAX_HANDSHAKES || inbound >= TLS_MAX_INBOUND)) {
+		if (oldest->state == CONN_HANDSHAKE)
+			log_guest(LOG_WARN, "net", "%s: dropped in its handshake, too many others are waiting", oldest->s.peer_addr);
 		pcb_abort(oldest);
 		conn_free(oldest);
 		inbound--;
@@ -1021,18 +1028,10 @@ static void conn_timeout(struct conn *c)
 			TLS_HANDSHAKE_US / 1000000);
 		break;
 	case CONN_FLUSH:
+	case CONN_LINGER:
 		pcb_abort(c);
 		conn_free(c);
 		break;
-	case CONN_LINGER: {
-		struct tcp_pcb *pcb = c->pcb;
-
-		pcb_detach(c);
-		if (tcp_close(pcb) != ERR_OK)
-			tcp_abort(pcb);
-		conn_free(c);
-		break;
-	}
 	default:
 		break;
 	}

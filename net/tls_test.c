@@ -4,6 +4,7 @@
 #include "net/tls.h"
 #include "lwip/init.h"
 #include "lwip/netif.h"
+#include "lwip/priv/tcp_priv.h"
 #include "lwip/tcp.h"
 #include "lwip/timeouts.h"
 #include "mbedtls/ecp.h"
@@ -714,6 +715,47 @@ static void test_limits(void **state)
 	tls_identity_free(id);
 }
 
+static unsigned server_pcbs(void)
+{
+	unsigned n = 0;
+
+	for (const struct tcp_pcb *p = tcp_active_pcbs; p; p = p->next)
+		n += p->local_port == port;
+	return n;
+}
+
+/* Strangers who are refused and then do not hang up: no friend is kept out, and no TCP connection outlives its stranger's
+ * few seconds, because disks, moves and operators share them. */
+static void test_refused_strangers_stay(void **state)
+{
+	struct tls_identity *id = client_id("admin");
+	struct raw r[TLS_MAX_INBOUND + 2];
+	struct stream *s;
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(r); i++) {
+		raw_open(&r[i]);
+		if (!r[i].pcb)
+			continue;
+		tcp_write(r[i].pcb, "GET / HTTP/1.0\r\n\r\n", 18, TCP_WRITE_FLAG_COPY);
+		tcp_output(r[i].pcb);
+		turns(3);
+	}
+	s = dial(id, ALPN_QMP);
+	settle(s);
+	assert_int_equal(s->error.code, 0);
+	assert_int_equal(n_accepted, 1);
+	turns(2500);
+	assert_int_equal(tls_connections(), 2);
+	assert_int_equal(server_pcbs(), 1);
+	stream_close(s);
+	stream_close(accepted[0]);
+	for (unsigned i = 0; i < ARRAY_SIZE(r); i++)
+		raw_close(&r[i]);
+	turns(3000);
+	tls_identity_free(id);
+}
+
 /* Memory runs out at every point of a handshake: an error, no crash, and it all comes back. */
 static void test_no_memory(void **state)
 {
@@ -792,6 +834,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_garbage, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_odd_servers, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_limits, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_refused_strangers_stay, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_no_memory, setup, teardown),
 		cmocka_unit_test(test_entropy),
 	};
