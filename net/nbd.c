@@ -11,6 +11,11 @@
 
 #define RX_SLOTS 256                  /* received pbufs waiting; lwIP keeps the next one when they are full */
 #define STALL_US (30 * 1000000ull)    /* sent data that nobody acknowledges */
+/* One storage that hangs may stop all disks at once: what they have then given to TCP must leave room for everybody else. */
+#define SND_BYTES (64u * 1024)
+
+_Static_assert(MEMP_NUM_TCP_PCB >= NBD_MAX_DISKS + TLS_MAX_INBOUND + TLS_MAX_OUTBOUND, "connections of all kinds at a time");
+_Static_assert(MEMP_NUM_TCP_SEG >= 2 * NBD_MAX_DISKS * SND_BYTES / TCP_MSS, "disks that hang leave half of the segments");
 
 struct nbd_link {
 	struct tcp_pcb *pcb;          /* NULL once lwIP has dropped it */
@@ -142,17 +147,19 @@ static int link_state(struct nbd_link *l, struct error *e)
 
 static int link_send(struct nbd_link *l, const void *buf, size_t len)
 {
-	size_t n;
+	size_t queued, n;
 
 	if (!l->pcb)
 		return -E_IO;
-	n = MIN(len, (size_t)tcp_sndbuf(l->pcb));
+	queued = TCP_SND_BUF - l->pcb->snd_buf; /* tcp_sndbuf() says at most 64 KiB */
+	n = MIN(len, queued < SND_BYTES ? SND_BYTES - queued : 0);
 	/* Little room is no use: it would make little segments. */
 	if (!n || (n < len && n < TCP_MSS))
 		return 0;
-	switch (tcp_write(l->pcb, buf, (u16)MIN(n, (size_t)0xffff), TCP_WRITE_FLAG_COPY)) {
+	n = MIN(n, (size_t)0xffff);
+	switch (tcp_write(l->pcb, buf, (u16)n, TCP_WRITE_FLAG_COPY)) {
 	case ERR_OK:
-		return (int)MIN(n, (size_t)0xffff);
+		return (int)n;
 	case ERR_MEM:
 		return 0;
 	default:

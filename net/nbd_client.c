@@ -15,7 +15,6 @@
 #define RETRY_MIN_US 100000ull
 #define RETRY_MAX_US 5000000ull
 #define HANDSHAKE_US 5000000ull          /* from connect to a usable export */
-#define MAX_CLIENTS 64
 #define NEVER (~0ull)
 
 enum slot_state { FREE, WAITING, SENDING, SENT };
@@ -64,7 +63,7 @@ struct client {
 	u32 tx_at, tx_len;
 };
 
-static struct client *clients[MAX_CLIENTS];
+static struct client *clients[NBD_MAX_DISKS];
 
 static struct client *client_of(struct blk_backend *be) { return container_of(be, struct client, be); }
 
@@ -713,7 +712,7 @@ static void client_close(struct blk_backend *be)
 		link_close(c, false);
 	}
 	link_close(c, true);
-	for (unsigned i = 0; i < MAX_CLIENTS; i++)
+	for (unsigned i = 0; i < NBD_MAX_DISKS; i++)
 		if (clients[i] == c)
 			clients[i] = NULL;
 	heap_free(c);
@@ -729,7 +728,7 @@ struct blk_backend *nbd_client_open(const struct nbd_env *env, const struct disk
 	struct client **slot = NULL, *c;
 	char ip[16];
 
-	for (unsigned i = 0; i < MAX_CLIENTS && !slot; i++)
+	for (unsigned i = 0; i < NBD_MAX_DISKS && !slot; i++)
 		if (!clients[i])
 			slot = &clients[i];
 	c = slot ? heap_calloc(1, sizeof(*c)) : NULL;
@@ -756,7 +755,7 @@ u64 nbd_client_timers(u64 now)
 {
 	u64 next = NEVER;
 
-	for (unsigned i = 0; i < MAX_CLIENTS; i++) {
+	for (unsigned i = 0; i < NBD_MAX_DISKS; i++) {
 		struct client *c = clients[i];
 
 		if (!c)

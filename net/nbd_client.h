@@ -7,6 +7,8 @@
 #include "hv/vm/blk.h"
 #include "mbedtls/ssl.h"
 
+#define NBD_MAX_DISKS 64 /* of all guests of a host */
+
 /* A TCP connection. */
 struct nbd_link;
 struct nbd_link_ops {

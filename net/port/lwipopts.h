@@ -28,9 +28,10 @@
 #define MEM_CUSTOM_CALLOC net_mem_calloc
 #define MEM_CUSTOM_FREE net_mem_free
 #define MEMP_MEM_MALLOC 0
-#define MEMP_NUM_TCP_PCB 48
+/* 64 disks, 24 connections from outside, 4 to other hosts, and some that are closing. */
+#define MEMP_NUM_TCP_PCB 112
 #define MEMP_NUM_TCP_PCB_LISTEN 2
-#define MEMP_NUM_TCP_SEG 1536
+#define MEMP_NUM_TCP_SEG 6144
 #define MEMP_NUM_UDP_PCB 4
 #define MEMP_NUM_PBUF 64
 #define MEMP_NUM_ARP_QUEUE 16
