@@ -20,6 +20,8 @@
 #include <stdio.h>
 #include <string.h>
 
+_Static_assert(TLS_MAX_INBOUND >= CONTROL_MAX_SESSIONS + TLS_MAX_HANDSHAKES, "idle clients must not keep moves out");
+
 #define RX_FRAMES_PER_TURN 64
 #define LINK_CHECK_US 100000
 #define WAIT_TIME_US 3000000

@@ -3,7 +3,7 @@
 #pragma once
 #include "net/stream.h"
 
-#define TLS_MAX_INBOUND 16   /* connections from outside, handshakes included */
+#define TLS_MAX_INBOUND 24   /* connections from outside, handshakes included: more than control sessions, for moves */
 #define TLS_MAX_HANDSHAKES 8 /* of them not authenticated (yet); more push out the oldest */
 #define TLS_MAX_OUTBOUND 4
 #define TLS_HANDSHAKE_US (10 * 1000000ull) /* TCP connect and handshake together */
