@@ -34,7 +34,8 @@
 #define MEMP_NUM_TCP_SEG 6144
 #define MEMP_NUM_UDP_PCB 4
 #define MEMP_NUM_PBUF 64
-#define MEMP_NUM_ARP_QUEUE 16
+/* Every peer of the same network needs an entry; the oldest is given up for a new one. */
+#define ARP_TABLE_SIZE 120
 /* Received frames are PBUF_RAM of their own length, so that small ones cannot hoard big buffers. */
 #define PBUF_POOL_SIZE 2
 /* The check that it complains about assumes reception into the pool. */
@@ -57,7 +58,9 @@
 #define TCP_MSL 2000
 #define LWIP_TCP_RTO_TIME 1000
 #define LWIP_TCP_KEEPALIVE 1
-/* RFC 6528 wants sequence numbers that cannot be guessed. */
+/* RFC 6528 wants sequence numbers that cannot be guessed, RFC 6056 ports; and a host that restarts must not come with those of
+ * connections that its disk servers still have. */
+#define LWIP_RANDOMIZE_INITIAL_LOCAL_PORTS 1
 #define LWIP_HOOK_TCP_ISN(lip, lport, rip, rport) net_rand32()
 
 #define LWIP_CHKSUM net_chksum
