@@ -5,11 +5,11 @@
 #include "hv/mm/frame.h"
 #include "lwip/tcp.h"
 #include "net/nbd_client.h"
+#include "net/rx_queue.h"
 
 #include <stdio.h>
 #include <string.h>
 
-#define RX_SLOTS 256                  /* received pbufs waiting; lwIP keeps the next one when they are full */
 #define STALL_US (30 * 1000000ull)    /* sent data that nobody acknowledges */
 /* One storage that hangs may stop all disks at once: what they have then given to TCP must leave room for everybody else. */
 #define SND_BYTES (64u * 1024)
@@ -21,8 +21,7 @@ struct nbd_link {
 	struct tcp_pcb *pcb;          /* NULL once lwIP has dropped it */
 	err_t error;
 	bool open, fin;
-	struct pbuf *rx[RX_SLOTS];
-	u32 rx_head, rx_tail, rx_off; /* rx_off: bytes of rx[rx_tail] already taken */
+	struct rx_queue rx;
 	u64 progress_us;              /* the last time that something was acknowledged, or nothing was to be */
 	void (*wake)(void *);
 	void *arg;
@@ -39,10 +38,8 @@ static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t err)
 	(void)err;
 	if (!p)
 		l->fin = true;
-	else if (l->rx_head - l->rx_tail == RX_SLOTS)
-		return ERR_MEM; /* lwIP keeps it and offers it again */
-	else
-		l->rx[l->rx_head++ % RX_SLOTS] = p;
+	else if (!rx_queue_put(&l->rx, p))
+		return ERR_MEM;
 	l->wake(l->arg);
 	return ERR_OK;
 }
@@ -131,7 +128,7 @@ static int link_state(struct nbd_link *l, struct error *e)
 	u64 now = now_us();
 
 	if (!l->pcb) {
-		if (l->open && l->rx_tail != l->rx_head)
+		if (l->open && !rx_queue_empty(&l->rx))
 			return 1; /* first what came before */
 		return error_set(e, E_IO, l->open ? "the connection was lost" : l->error == ERR_RST ?
 				 "nothing listens there (connection refused): is the server running, is the port right?" :
@@ -169,23 +166,10 @@ static int link_send(struct nbd_link *l, const void *buf, size_t len)
 
 static int link_recv(struct nbd_link *l, void *buf, size_t len)
 {
-	size_t n = 0;
+	size_t n = rx_queue_take(&l->rx, buf, MIN(len, (size_t)0xffff)); /* what tcp_recved() can count */
 
-	while (n < len && l->rx_tail != l->rx_head) {
-		struct pbuf *p = l->rx[l->rx_tail % RX_SLOTS];
-		u16 k = (u16)MIN(MIN(len - n, (size_t)(p->tot_len - l->rx_off)), (size_t)0xffff);
-
-		pbuf_copy_partial(p, (u8 *)buf + n, k, (u16)l->rx_off);
-		n += k;
-		l->rx_off += k;
-		if (l->pcb)
-			tcp_recved(l->pcb, k);
-		if (l->rx_off == p->tot_len) {
-			l->rx_off = 0;
-			l->rx_tail++;
-			pbuf_free(p);
-		}
-	}
+	if (n && l->pcb)
+		tcp_recved(l->pcb, (u16)n);
 	return n ? (int)n : !l->pcb || l->fin ? -E_IO : 0;
 }
 
@@ -199,8 +183,7 @@ static void link_close(struct nbd_link *l, bool abort)
 {
 	struct tcp_pcb *pcb = l->pcb;
 
-	while (l->rx_tail != l->rx_head)
-		pbuf_free(l->rx[l->rx_tail++ % RX_SLOTS]);
+	(void)rx_queue_take(&l->rx, NULL, SIZE_MAX);
 	if (pcb) {
 		tcp_arg(pcb, NULL);
 		tcp_recv(pcb, NULL);

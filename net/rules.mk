@@ -71,10 +71,10 @@ $(BUILD)/tests/pki/done: net/test_pki.sh
 	sh $< $(@D)
 NET_TESTS := $(BUILD)/tests/time_test $(BUILD)/tests/nbd_test $(BUILD)/tests/nbd_link_test $(BUILD)/tests/tls_test $(BUILD)/tests/control_test $(BUILD)/tests/gcm_test
 UNIT_TESTS += $(NET_TESTS)
-$(BUILD)/tests/nbd_link_test: $(addprefix $(NET_TEST_DIR)/net/,nbd_link_test.o nbd.o nbd_client.o nbd_proto.o identity.o tls.o) $(NET_TEST_OBJS) | \
+$(BUILD)/tests/nbd_link_test: $(addprefix $(NET_TEST_DIR)/net/,nbd_link_test.o nbd.o nbd_client.o nbd_proto.o identity.o rx_queue.o tls.o) $(NET_TEST_OBJS) | \
 	$(BUILD)/tests/pki/done
 	@echo '  LD      $@'; $(HOSTCC) -fsanitize=address,undefined -o $@ $^ -lcmocka
-$(BUILD)/tests/tls_test: $(addprefix $(NET_TEST_DIR)/net/,tls_test.o identity.o tls.o) $(NET_TEST_OBJS) | $(BUILD)/tests/pki/done
+$(BUILD)/tests/tls_test: $(addprefix $(NET_TEST_DIR)/net/,tls_test.o identity.o rx_queue.o tls.o) $(NET_TEST_OBJS) | $(BUILD)/tests/pki/done
 	@echo '  LD      $@'; $(HOSTCC) -fsanitize=address,undefined -o $@ $^ -lcmocka
 $(BUILD)/tests/time_test: $(addprefix $(NET_TEST_DIR)/net/,time_test.o time.o ntp.o) $(NET_TEST_OBJS)
 	@echo '  LD      $@'; $(HOSTCC) -fsanitize=address,undefined -o $@ $^ -lcmocka
@@ -92,7 +92,7 @@ $(BUILD)/tests/nbd_test: $(NET_TEST_DIR)/net/nbd_test.o $(NBD_TEST_OBJS) $(NET_T
 	@echo '  LD      $@'; $(HOSTCC) -fsanitize=address,undefined -o $@ $^ -lcmocka
 # Against real servers: tools/bench/nbd_test.py.
 UNIT_TEST_TOOLS += $(BUILD)/tests/nbd_real
-$(BUILD)/tests/nbd_real: $(addprefix $(NET_TEST_DIR)/net/,nbd_real_test.o identity.o tls.o) $(NBD_TEST_OBJS) $(NET_TEST_OBJS)
+$(BUILD)/tests/nbd_real: $(addprefix $(NET_TEST_DIR)/net/,nbd_real_test.o identity.o rx_queue.o tls.o) $(NBD_TEST_OBJS) $(NET_TEST_OBJS)
 	@mkdir -p $(@D)
 	@echo '  LD      $@'; $(HOSTCC) -fsanitize=address,undefined -o $@ $^
 

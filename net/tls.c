@@ -13,13 +13,13 @@
 #include "mbedtls/net_sockets.h"
 #include "mbedtls/ssl.h"
 #include "net/identity.h"
+#include "net/rx_queue.h"
 #include "psa/crypto.h"
 #include "ssl_misc.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
-#define RX_SLOTS 256             /* received pbufs waiting; lwIP keeps the next one when they are full */
 #define STAGE_BYTES 16384        /* small writes are gathered into full records */
 #define CREDIT_BYTES (32 * 1024) /* window is given back in steps of this */
 #define OUTPUT_BYTES (32 * 1024) /* TCP is told to send in steps of this, so that segments are full */
@@ -47,8 +47,7 @@ struct conn {
 	struct tls_identity *id;
 	struct tcp_pcb *pcb;          /* NULL once lwIP has dropped it */
 	err_t tcp_error;
-	struct pbuf *rx[RX_SLOTS];
-	u32 rx_head, rx_tail, rx_off; /* rx_off: bytes of rx[rx_tail] already consumed */
+	struct rx_queue rx;
 	bool rx_fin, sniffed;
 	bool given;                   /* somebody owns the stream and will close it */
 	u32 credit, unsent;
@@ -105,13 +104,7 @@ static int conn_verify(void *arg, mbedtls_x509_crt *crt, int depth, uint32_t *fl
 
 static void rx_drop(struct conn *c)
 {
-	while (c->rx_tail != c->rx_head) {
-		struct pbuf *p = c->rx[c->rx_tail++ % RX_SLOTS];
-
-		c->credit += p->tot_len - c->rx_off;
-		c->rx_off = 0;
-		pbuf_free(p);
-	}
+	c->credit += rx_queue_take(&c->rx, NULL, SIZE_MAX);
 	/* All of it: lwIP closes with a reset if any of the window is missing. */
 	c->credit += c->withheld;
 	c->withheld = 0;
@@ -338,21 +331,8 @@ static int bio_send(void *arg, const unsigned char *buf, size_t len)
 static int bio_recv(void *arg, unsigned char *buf, size_t len)
 {
 	struct conn *c = arg;
-	size_t n = 0;
+	size_t n = rx_queue_take(&c->rx, buf, len);
 
-	while (n < len && c->rx_tail != c->rx_head) {
-		struct pbuf *p = c->rx[c->rx_tail % RX_SLOTS];
-		u16 k = (u16)MIN(len - n, (size_t)(p->tot_len - c->rx_off));
-
-		pbuf_copy_partial(p, buf + n, k, (u16)c->rx_off);
-		n += k;
-		c->rx_off += k;
-		if (c->rx_off == p->tot_len) {
-			c->rx_off = 0;
-			c->rx_tail++;
-			pbuf_free(p);
-		}
-	}
 	if (!n && c->rx_fin)
 		return 0;
 	if (!n)
@@ -384,10 +364,9 @@ static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t err)
 		c->rx_fin = true;
 		return ERR_OK;
 	}
-	if (c->rx_head - c->rx_tail == RX_SLOTS)
-		return ERR_MEM; /* lwIP keeps it as refused data */
+	if (!rx_queue_put(&c->rx, p))
+		return ERR_MEM;
 	c->s.wire_in += p->tot_len;
-	c->rx[c->rx_head++ % RX_SLOTS] = p;
 	return ERR_OK;
 }
 
@@ -610,9 +589,9 @@ static void conn_opened(struct conn *c)
 /* The first bytes tell TLS from everything else: record type handshake or alert, then version 3.x. */
 static bool conn_sniff(struct conn *c)
 {
-	struct pbuf *p = c->rx[c->rx_tail % RX_SLOTS];
+	const struct pbuf *p = c->rx.slot[c->rx.tail % RX_QUEUE_SLOTS];
 
-	if (c->sniffed || c->rx_tail == c->rx_head || p->tot_len < 2)
+	if (c->sniffed || rx_queue_empty(&c->rx) || p->tot_len < 2)
 		return true;
 	c->sniffed = true;
 	return (pbuf_get_at(p, 0) == 22 || pbuf_get_at(p, 0) == 21) && pbuf_get_at(p, 1) == 3;
@@ -665,7 +644,7 @@ static int conn_push(struct conn *c)
 	if (r == MBEDTLS_ERR_SSL_WANT_WRITE)
 		return 0;
 	/* An alert that came before the reset tells more. */
-	if (r == MBEDTLS_ERR_NET_CONN_RESET && c->rx_tail != c->rx_head) {
+	if (r == MBEDTLS_ERR_NET_CONN_RESET && !rx_queue_empty(&c->rx)) {
 		int k = mbedtls_ssl_read(&c->ssl, c->stage, 0);
 
 		if (k == MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE)
@@ -816,7 +795,7 @@ static bool conn_turn(struct conn *c, u64 now)
 		conn_linger(c);
 		return true;
 	}
-	if (c->pcb && c->pcb->refused_data && c->rx_head - c->rx_tail < RX_SLOTS)
+	if (c->pcb && c->pcb->refused_data)
 		tcp_process_refused_data(c->pcb);
 	waiting = c->state == CONN_OPEN && c->pcb && tcp_sndqueuelen(c->pcb);
 	if (!waiting)
@@ -845,7 +824,7 @@ bool tls_poll(void)
 			continue;
 		/* Public-key operations are long: one connection's worth of them per turn. */
 		if (c->state == CONN_HANDSHAKE && !stepped) {
-			if (c->rx_tail != c->rx_head || c->rx_fin || !c->pcb || c->ssl.state == MBEDTLS_SSL_HELLO_REQUEST ||
+			if (!rx_queue_empty(&c->rx) || c->rx_fin || !c->pcb || c->ssl.state == MBEDTLS_SSL_HELLO_REQUEST ||
 			    c->ssl.out_left) {
 				stepped = true;
 				next_handshake = i + 1;
