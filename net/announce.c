@@ -17,7 +17,6 @@
 #define NA_OVERRIDE 0x20
 #define MIN_FRAME 60u
 
-
 /* Notes an address of `size` bytes: in its slot, else in place of the one not seen for the longest time. */
 static void note(u64 *seen, u8 *slots, u32 n, u32 size, const u8 *address, u64 now)
 {

@@ -222,7 +222,7 @@ void nbd_init(struct tls_identity *id, const struct error *why)
 	blk_nbd_open = nbd_open;
 }
 
-u64 nbd_timers(u64 now)
+void nbd_timers(u64 now)
 {
-	return nbd_client_timers(now);
+	nbd_client_timers(now);
 }

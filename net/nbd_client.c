@@ -751,19 +751,12 @@ struct blk_backend *nbd_client_open(const struct nbd_env *env, const struct disk
 	return &c->be;
 }
 
-u64 nbd_client_timers(u64 now)
+void nbd_client_timers(u64 now)
 {
-	u64 next = NEVER;
-
 	for (unsigned i = 0; i < NBD_MAX_DISKS; i++) {
 		struct client *c = clients[i];
 
-		if (!c)
-			continue;
-		if (now >= c->wake_us)
+		if (c && now >= c->wake_us)
 			link_wake(c);
-		else
-			next = MIN(next, c->wake_us);
 	}
-	return next;
 }

@@ -33,5 +33,5 @@ struct nbd_env {
 };
 
 struct blk_backend *nbd_client_open(const struct nbd_env *env, const struct disk_config *cfg, struct error *e) __must_check;
-/* wake() of every disk whose time has come; the earliest time that is to come, us (~0: none). */
-u64 nbd_client_timers(u64 now);
+/* wake() of every disk whose time has come. */
+void nbd_client_timers(u64 now);

@@ -30,7 +30,6 @@ enum state {
 	R_MAGIC, R_SIMPLE, R_CHUNK, R_CHUNK_AT, R_CHUNK_HOLE, R_CHUNK_ERROR, R_DATA, R_SKIP,
 };
 
-
 static void expect(struct nbd_proto *p, enum state state, u32 need)
 {
 	p->state = state;

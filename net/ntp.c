@@ -13,7 +13,6 @@
 #define MAX_ROOT_US 1500000ull   /* RFC 5905 MAXDIST */
 #define MAX_DELAY_US 2000000ull
 
-
 static u64 to_unix_us(u64 ntp)
 {
 	u64 seconds = ntp >> 32;

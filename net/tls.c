@@ -54,7 +54,6 @@ struct conn {
 	u32 withheld;                 /* of the window, as long as it is not known to be a move */
 	u32 snd_max;                  /* bytes that may wait in TCP */
 	mbedtls_ssl_context ssl;
-	bool ssl_live;
 	u8 *stage;
 	u32 staged, stage_size;
 	u64 deadline;                 /* of the present state; ~0: none */
@@ -145,9 +144,7 @@ static void pcb_abort(struct conn *c)
 static void conn_strip(struct conn *c)
 {
 	rx_drop(c);
-	if (c->ssl_live)
-		mbedtls_ssl_free(&c->ssl);
-	c->ssl_live = false;
+	mbedtls_ssl_free(&c->ssl); /* does no harm a second time */
 	if (c->stage) {
 		mbedtls_platform_zeroize(c->stage, STAGE_BYTES);
 		heap_free(c->stage);
@@ -425,7 +422,6 @@ static struct conn *conn_new(struct tls_identity *id, struct tcp_pcb *pcb, bool 
 		heap_free(c);
 		return NULL;
 	}
-	c->ssl_live = true;
 	mbedtls_ssl_set_bio(&c->ssl, c, bio_send, bio_recv, NULL);
 	mbedtls_ssl_set_verify(&c->ssl, conn_verify, c);
 	c->s.ops = &conn_ops;

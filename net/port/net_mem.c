@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* lwIP's heap. Nearly everything is either a short frame or a full one, so there are two classes of blocks in slabs, both
- * of which work in constant time however long the queues are. Their number is capped; empty ones go back, but for one. */
+/* lwIP's heap. Everything is either a short frame or at most a full one (nothing is larger than the MTU), so there are two
+ * classes of blocks in slabs, both of which work in constant time however long the queues are. Their number is capped; empty
+ * ones go back, but for one. */
 #include "net/port/port.h"
 #include "hv/lib/err.h"
 #include "hv/mm/frame.h"
@@ -10,12 +11,9 @@
 /* 16 MiB. A frame of 250 bytes takes a block of 1664, so a window of 64 KiB costs up to 0.6 MB if its owner does not let us
  * read: 24 connections from outside, and disks and moves still get on. */
 #define SLABS_MAX 256
-#define HEADER 16    /* before the user's data; keeps it aligned */
+#define HEADER 16 /* before the user's data; keeps it aligned */
 
-struct block {
-	struct slab *slab; /* NULL: from the heap */
-	size_t size;       /* of a heap block */
-};
+struct block { struct slab *slab; };
 
 /* At the start of its pages. In its class's list while it has free blocks. */
 struct slab {
@@ -109,22 +107,15 @@ static void slab_give(struct slab *s, struct block *b)
 
 void *net_mem_alloc(size_t size)
 {
-	struct block *b;
-
 	for (u32 c = 0; c < ARRAY_SIZE(class_size); c++)
 		if (size <= class_size[c])
 			return classes[c].partial || slab_add(c) ? slab_take(classes[c].partial) : NULL;
-	b = size <= PAGE_SIZE * 16 ? heap_calloc(1, HEADER + size) : NULL;
-	if (!b)
-		return NULL;
-	b->size = size;
-	used += size;
-	return (u8 *)b + HEADER;
+	return NULL;
 }
 
 void *net_mem_calloc(size_t n, size_t size)
 {
-	void *p = n && size > PAGE_SIZE * 16 / n ? NULL : net_mem_alloc(n * size);
+	void *p = n && size > SIZE_MAX / n ? NULL : net_mem_alloc(n * size);
 
 	if (p)
 		memset(p, 0, n * size);
@@ -135,14 +126,8 @@ void net_mem_free(void *p)
 {
 	struct block *b = (struct block *)((u8 *)p - HEADER);
 
-	if (!p)
-		return;
-	if (b->slab) {
+	if (p)
 		slab_give(b->slab, b);
-		return;
-	}
-	used -= b->size;
-	heap_free(b);
 }
 
 size_t net_mem_used(void)

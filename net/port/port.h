@@ -10,7 +10,7 @@ void net_diag(const char *fmt, ...) __printf(1, 2);
 /* Internet checksum of len bytes, not inverted, in memory order (RFC 1071). */
 u16 net_chksum(const void *data, int len);
 
-/* lwIP's heap: two size classes in frames of its own and the general heap for the rest; capped. */
+/* lwIP's heap: two size classes, up to a full frame, in pages of its own; capped. NULL: more than that. */
 void *net_mem_alloc(size_t size) __must_check;
 void *net_mem_calloc(size_t n, size_t size) __must_check;
 void net_mem_free(void *p);
