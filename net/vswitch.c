@@ -165,6 +165,10 @@ static bool is_tagged(const u8 *frame)
 
 static void deliver(struct vport *to, const u8 *frame, unsigned len, u16 vlan)
 {
+	/* Its own: a guest that is frozen for a move here announces itself over there already, and would take what comes of that
+	 * for another machine with its addresses. */
+	if (!to->trunk && !memcmp(to->mac, frame + 6, 6))
+		return;
 	if (to->ops->deliver(to, frame, len, vlan))
 		to->frames_out++;
 	else
