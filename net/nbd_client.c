@@ -226,17 +226,19 @@ static void tls_fail(struct client *c, int r)
 	conn_fail(c, E_AUTH, text);
 }
 
-static void tls_turn(struct client *c)
+/* One step of the handshake, because public-key operations are long. True: the next one need not wait for the server. */
+static bool tls_turn(struct client *c)
 {
-	int r = mbedtls_ssl_handshake(&c->ssl);
+	int r = mbedtls_ssl_handshake_step(&c->ssl);
 
 	c->env->link->push(c->link);
-	if (!r) {
+	if (!r && mbedtls_ssl_is_handshake_over(&c->ssl)) {
 		c->conn = CONN_OPEN;
 		nbd_proto_tls_done(&c->proto);
-	} else if (!tls_again(r)) {
+	} else if (r && !tls_again(r)) {
 		tls_fail(c, r);
 	}
+	return !r;
 }
 
 /* Bytes moved; 0: none now; negative: the connection is over. */
@@ -570,7 +572,7 @@ static bool client_poll(struct blk_backend *be)
 	if (c->leaving && c->conn == CONN_OPEN)
 		conn_fail(c, E_IO, "it is shutting down");
 	if (c->conn == CONN_TLS)
-		tls_turn(c);
+		more = tls_turn(c);
 	if (c->conn == CONN_OPEN)
 		transmit(c);
 	if (c->conn != CONN_OFF && now >= c->deadline_us)

@@ -215,7 +215,7 @@ bool net_poll(void)
 	busy |= control_poll();
 	/* Answers of this turn leave in this turn. */
 	if (busy)
-		tls_poll();
+		tls_push();
 	nic->ops->flush(nic);
 	if (tx_refused) {
 		tx_refused = false;

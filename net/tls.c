@@ -50,6 +50,7 @@ struct conn {
 	struct rx_queue rx;
 	bool rx_fin, sniffed;
 	bool given;                   /* somebody owns the stream and will close it */
+	bool steps_left;              /* the handshake can go on without hearing anything */
 	u32 credit, unsent;
 	u32 withheld;                 /* of the window, as long as it is not known to be a move */
 	u32 snd_max;                  /* bytes that may wait in TCP */
@@ -593,33 +594,29 @@ static bool conn_sniff(struct conn *c)
 	return (pbuf_get_at(p, 0) == 22 || pbuf_get_at(p, 0) == 21) && pbuf_get_at(p, 1) == 3;
 }
 
-static bool conn_handshake(struct conn *c)
+static void conn_handshake(struct conn *c)
 {
 	int r;
 
 	if (!conn_sniff(c)) {
 		conn_fail(c, E_PROTO, c->inbound ? "it does not speak TLS. Use 'godwit', or another TLS 1.3 client with a certificate" :
 			"something answers there, but it does not speak TLS. Is the port right?");
-		return true;
+		return;
 	}
-	do {
-		r = mbedtls_ssl_handshake_step(&c->ssl);
-		/* RFC 8446, Appendix A: a client sends under handshake keys from the ServerHello on, a server under application keys
-		 * once its Finished is out. mbedTLS switches later, so the peer could not decrypt the alert that says why it was
-		 * refused. */
-		if (!r && c->inbound && c->ssl.state == MBEDTLS_SSL_CLIENT_CERTIFICATE)
-			mbedtls_ssl_set_outbound_transform(&c->ssl, c->ssl.transform_application);
-		else if (!r && !c->inbound && c->ssl.state == MBEDTLS_SSL_ENCRYPTED_EXTENSIONS)
-			mbedtls_ssl_set_outbound_transform(&c->ssl, c->ssl.handshake->transform_handshake);
-	} while (!r && !mbedtls_ssl_is_handshake_over(&c->ssl));
+	r = mbedtls_ssl_handshake_step(&c->ssl);
+	/* RFC 8446, Appendix A: a client sends under handshake keys from the ServerHello on, a server under application keys
+	 * once its Finished is out. mbedTLS switches later, so the peer could not decrypt the alert that says why it was
+	 * refused. */
+	if (!r && c->inbound && c->ssl.state == MBEDTLS_SSL_CLIENT_CERTIFICATE)
+		mbedtls_ssl_set_outbound_transform(&c->ssl, c->ssl.transform_application);
+	else if (!r && !c->inbound && c->ssl.state == MBEDTLS_SSL_ENCRYPTED_EXTENSIONS)
+		mbedtls_ssl_set_outbound_transform(&c->ssl, c->ssl.handshake->transform_handshake);
 	credit_return(c);
-	if (r == MBEDTLS_ERR_SSL_WANT_READ || r == MBEDTLS_ERR_SSL_WANT_WRITE)
-		return false;
-	if (r)
-		conn_fail_tls(c, r);
-	else
+	c->steps_left = !r && !mbedtls_ssl_is_handshake_over(&c->ssl);
+	if (!r && !c->steps_left)
 		conn_opened(c);
-	return true;
+	else if (r && r != MBEDTLS_ERR_SSL_WANT_READ && r != MBEDTLS_ERR_SSL_WANT_WRITE)
+		conn_fail_tls(c, r);
 }
 
 /* --- Stream calls --- */
@@ -806,41 +803,50 @@ static bool conn_turn(struct conn *c, u64 now)
 	return busy;
 }
 
-bool tls_poll(void)
+/* Public-key operations are long: one step of one connection. true: it did one. */
+static bool handshake_turn(void)
 {
-	u64 now = now_us();
-	bool busy = false, stepped = false;
-	unsigned first = next_handshake;
-
 	for (unsigned k = 0; k < ARRAY_SIZE(conns); k++) {
-		unsigned i = (first + k) % ARRAY_SIZE(conns);
+		unsigned i = (next_handshake + k) % ARRAY_SIZE(conns);
 		struct conn *c = conns[i];
 
-		if (!c)
+		if (!c || c->state != CONN_HANDSHAKE || !(c->steps_left || !rx_queue_empty(&c->rx) || c->rx_fin || !c->pcb ||
+		    c->ssl.state == MBEDTLS_SSL_HELLO_REQUEST || c->ssl.out_left))
 			continue;
-		/* Public-key operations are long: one connection's worth of them per turn. */
-		if (c->state == CONN_HANDSHAKE && !stepped) {
-			if (!rx_queue_empty(&c->rx) || c->rx_fin || !c->pcb || c->ssl.state == MBEDTLS_SSL_HELLO_REQUEST ||
-			    c->ssl.out_left) {
-				stepped = true;
-				next_handshake = i + 1;
-				conn_handshake(c);
-			}
-			if (c->state == CONN_OPEN && c->inbound) {
-				c->given = true;
-				c->id->accept(&c->s);
-				c = conns[i];
-			}
+		next_handshake = i + 1;
+		conn_handshake(c);
+		if (c->state == CONN_OPEN && c->inbound) {
+			c->given = true;
+			c->id->accept(&c->s);
 		}
+		return true;
+	}
+	return false;
+}
+
+bool tls_push(void)
+{
+	u64 now = now_us();
+	bool busy = false;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(conns); i++) {
+		struct conn *c = conns[i];
+
 		if (c && c->state == CONN_FAILED && !c->given) {
 			conn_reject(c);
 			busy = true;
-			continue;
-		}
-		if (c)
+		} else if (c) {
 			busy |= conn_turn(c, now);
+		}
 	}
-	return busy || stepped;
+	return busy;
+}
+
+bool tls_poll(void)
+{
+	bool stepped = handshake_turn();
+
+	return tls_push() || stepped;
 }
 
 unsigned tls_connections(void)

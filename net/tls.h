@@ -42,5 +42,7 @@ struct stream *tls_connect(struct tls_identity *id, u32 ip, u16 port, const char
 	__must_check;
 /* One turn: at most one handshake step of one connection, sends what is buffered, timeouts. true if it did something. */
 bool tls_poll(void);
+/* The same without handshakes, for what has been written since. */
+bool tls_push(void);
 /* Connections alive, also those that are being closed. */
 unsigned tls_connections(void);

@@ -11,6 +11,7 @@
 #include "mbedtls/gcm.h"
 #include "mbedtls/platform_time.h"
 #include "mbedtls/platform_util.h"
+#include "mbedtls/ssl.h"
 #include "net/net_fake.h"
 #include "net/port/port.h"
 #include "psa/crypto.h"
@@ -715,6 +716,47 @@ static void test_limits(void **state)
 	tls_identity_free(id);
 }
 
+int __real_mbedtls_ssl_handshake_step(mbedtls_ssl_context *ssl);
+int __wrap_mbedtls_ssl_handshake_step(mbedtls_ssl_context *ssl);
+static unsigned steps;
+
+int __wrap_mbedtls_ssl_handshake_step(mbedtls_ssl_context *ssl)
+{
+	steps++;
+	return __real_mbedtls_ssl_handshake_step(ssl);
+}
+
+/* Guests of a host with one CPU stand still for a turn, so a turn has one step, whoever else is in a handshake. */
+static void test_a_step_a_turn(void **state)
+{
+	struct tls_identity *id = client_id("admin");
+	struct stream *s[TLS_MAX_OUTBOUND];
+	unsigned most = 0, total = 0;
+
+	(void)state;
+	for (unsigned i = 0; i < TLS_MAX_OUTBOUND; i++)
+		s[i] = dial(id, ALPN_QMP);
+	for (unsigned i = 0; i < 600 && n_accepted < TLS_MAX_OUTBOUND; i++) {
+		steps = 0;
+		turn();
+		most = MAX(most, steps);
+		total += steps;
+		steps = 0;
+		tls_push();
+		assert_int_equal(steps, 0);
+	}
+	assert_int_equal(n_accepted, TLS_MAX_OUTBOUND);
+	assert_int_equal(most, 1);
+	assert_true(total > 8 * TLS_MAX_OUTBOUND);
+	for (unsigned i = 0; i < TLS_MAX_OUTBOUND; i++) {
+		assert_false(stream_connecting(s[i]));
+		stream_close(s[i]);
+		stream_close(accepted[i]);
+	}
+	turns(3000);
+	tls_identity_free(id);
+}
+
 static unsigned server_pcbs(void)
 {
 	unsigned n = 0;
@@ -834,6 +876,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_garbage, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_odd_servers, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_limits, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_step_a_turn, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refused_strangers_stay, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_no_memory, setup, teardown),
 		cmocka_unit_test(test_entropy),
