@@ -92,15 +92,15 @@ void arch_init(struct boot_info *bi)
 	cpu_init_tables();
 	cpu_init_state(&caps);
 	paging_init(bi);
-	/* Only now: firmware's page tables and descriptor tables lay in what becomes free memory here. */
-	frame_account(bi->boot_bytes);
-	for (u32 i = 0; i < bi->n_free; i++)
-		frame_add(hpa(bi->free[i].start), hpa(bi->free[i].end));
 	acpi_init(bi->rsdp, bi->phys_end);
 	caps.n_cpus = acpi_facts()->n_cpus;
 	clock_init(tsc_calibrate(), bi->tsc_at_entry, bi->wall_seconds, bi->tsc_at_wall);
 	quiet_interrupts();
 	park_others();
+	/* Only now: firmware's tables, and what the other CPUs were running, lay in what becomes free memory here. */
+	frame_account(bi->boot_bytes);
+	for (u32 i = 0; i < bi->n_free; i++)
+		frame_add(hpa(bi->free[i].start), hpa(bi->free[i].end));
 	log_info("boot", "Godwit, host %s, %u guest(s) configured", bi->config.host_name, bi->config.n_guests);
 	report(bi);
 }

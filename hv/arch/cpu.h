@@ -64,8 +64,8 @@ extern void (*cpu_kick_hook)(void);
 /* The C part of every exception. */
 void trap_handle(struct trap_frame *f);
 
-/* First call of hv_main(): log and UART, GDT/IDT/TSS, FPU state, own page tables, frame allocator over bi->free,
- * ACPI, clock, quiet interrupt controllers, capability check (host_caps()). Afterwards all of hv/ may be used. */
+/* First call of hv_main(): log and UART, GDT/IDT/TSS, FPU state, own page tables, ACPI, clock, quiet interrupt controllers,
+ * frame allocator over bi->free, capability check (host_caps()). Afterwards all of hv/ may be used. */
 void arch_init(struct boot_info *bi);
 
 /* FS base for the C library (its fake thread block) in the firmware phase. */
