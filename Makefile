@@ -95,7 +95,7 @@ TEST_CFLAGS := -std=gnu11 -O1 -g -fsanitize=address,undefined -fno-sanitize-reco
 PURE_SRCS := $(filter-out hv/vm/fpu.c hv/vm/sched.c,$(CONFIG_SRCS) hv/keep.c hv/lib/err.c hv/vmx/event.c \
 	$(call NOT_TEST,$(wildcard hv/mm/*.c hv/vm/*.c hv/vdev/*.c))) $(wildcard hv/fake/*.c) $(GUEST_NET_SRCS)
 PURE_OBJS := $(PURE_SRCS:%.c=$(BUILD)/tests/obj/%.o) $(PURE_LIB_OBJS)
-HV_TEST_SRCS := $(wildcard hv/*_test.c hv/*/*_test.c) $(GUEST_NET_TESTS)
+HV_TEST_SRCS := $(wildcard hv/*_test.c hv/*/*_test.c drivers/*/*_test.c) $(GUEST_NET_TESTS)
 HV_TESTS := $(patsubst %.c,$(BUILD)/tests/%,$(notdir $(HV_TEST_SRCS)))
 UNIT_TESTS += $(HV_TESTS)
 # Programs that test what is not linked into a unit test; each exits 0 or not.

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#define REGS_BYTES (128u << 10) /* of BAR 0, in all models */
 #define CTRL 0x0000
 #define CTRL_ASDE BIT(5)
 #define CTRL_SLU BIT(6)
@@ -346,6 +347,7 @@ struct nic *e1000_probe(const struct pci_device *d, struct error *e)
 	const char *model = NULL;
 	struct e1000 *c;
 	const u8 *m;
+	u64 at;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(models); i++)
 		if (d->vendor == 0x8086 && d->device == models[i].device)
@@ -356,18 +358,19 @@ struct nic *e1000_probe(const struct pci_device *d, struct error *e)
 	m = c->nic.mac;
 	log_guard();
 	snprintf(c->nic.name, sizeof(c->nic.name), "Intel %s at %02x:%02x.%u", model, d->bus, d->dev, d->fn);
-	if (d->bars[0].io || !d->bars[0].base || d->bars[0].size < 0x6000) {
+	at = pci_bar0(d);
+	if (!at) {
 		error_set(e, E_IO, "network card %s: firmware gave it no memory for its registers", c->nic.name);
 		return NULL;
 	}
 	/* Above all RAM, where nothing is mapped yet, firmware may have put it too. */
-	if (paging_map_mmio(hpa(d->bars[0].base), d->bars[0].size)) {
+	if (paging_map_mmio(hpa(at), REGS_BYTES)) {
 		error_set(e, E_IO, "network card %s: its registers at %#llx cannot be reached", c->nic.name,
-			  (unsigned long long)d->bars[0].base);
+			  (unsigned long long)at);
 		return NULL;
 	}
 	pci_enable(d);
-	c->regs = hpa_ptr(hpa(d->bars[0].base));
+	c->regs = hpa_ptr(hpa(at));
 	c->nic.ops = &e1000_ops;
 	if (!reset(c)) {
 		error_set(e, E_IO, "network card %s does not come out of its reset", c->nic.name);

@@ -1,29 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 #include "drivers/nic/nic.h"
 
-#define CLASS_NETWORK 2
-
-static struct nic *opened[PCI_MAX_DEVICES]; /* by card number */
-
-/* The n-th network card, NULL past the last one. */
-static const struct pci_device *card(unsigned n)
-{
-	const struct pci_device *d;
-
-	pci_init();
-	for (unsigned i = 0; (d = pci_device(i)); i++)
-		if (d->class == CLASS_NETWORK && n-- == 0)
-			return d;
-	return NULL;
-}
+static struct nic *opened[PCI_MAX_CARDS]; /* by card number */
 
 struct nic *nic_open(unsigned n, struct error *e)
 {
-	const struct pci_device *d = card(n);
+	const struct pci_device *d = pci_card(n);
 	unsigned have = 0;
 
 	if (!d) {
-		while (card(have))
+		while (pci_card(have))
 			have++;
 		error_set(e, E_NOENT, "there is no network card %u: this host has %u, counted from 0 in PCI order", n, have);
 		return NULL;
@@ -40,7 +26,7 @@ struct nic *nic_open_at(u8 bus, u8 dev, u8 fn, unsigned *n, struct error *e)
 {
 	const struct pci_device *d;
 
-	for (*n = 0; (d = card(*n)); (*n)++)
+	for (*n = 0; (d = pci_card(*n)); (*n)++)
 		if (d->bus == bus && d->dev == dev && d->fn == fn)
 			return nic_open(*n, e);
 	error_set(e, E_NOENT, "there is no network card at PCI address %02x:%02x.%u", bus, dev, fn);
@@ -49,7 +35,7 @@ struct nic *nic_open_at(u8 bus, u8 dev, u8 fn, unsigned *n, struct error *e)
 
 struct nic *nic_find(unsigned *n, struct error *e)
 {
-	for (*n = 0; card(*n); (*n)++) {
+	for (*n = 0; pci_card(*n); (*n)++) {
 		struct error why = { 0 };
 		struct nic *nic = nic_open(*n, &why);
 
