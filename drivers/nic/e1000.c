@@ -17,6 +17,7 @@
 #define CTRL_RST BIT(26)
 #define STATUS 0x0008
 #define STATUS_LU BIT(1)
+#define STATUS_LAN_B BIT(2) /* the second port of a 82546 */
 #define EERD 0x0014
 #define EERD_START BIT(0)
 #define EERD_DONE BIT(4)
@@ -133,8 +134,11 @@ static bool mac_read(struct e1000 *c)
 		mac[2 * i] = (u8)w;
 		mac[2 * i + 1] = w >> 8;
 	}
-	if (ok && mac_usable(mac))
+	if (ok && mac_usable(mac)) {
+		if (reg_read(c, STATUS) & STATUS_LAN_B)
+			mac[5] ^= 1; /* both ports read the first one's (manual, "Ethernet Address (Words 00h-02h)") */
 		return true;
+	}
 	/* No EEPROM: firmware may have left the address in the first receive filter. */
 	low = reg_read(c, RAL0);
 	high = reg_read(c, RAH0);
