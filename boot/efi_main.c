@@ -9,6 +9,7 @@
 EFI_SYSTEM_TABLE *boot_st;
 extern u8 ImageBase[], _end[];
 static struct boot_info boot_info;
+static u64 firmware_fs;
 
 EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *st);
 
@@ -78,10 +79,17 @@ static __noreturn void enter(struct boot_info *bi)
 	__builtin_unreachable();
 }
 
+/* Back to firmware. */
+static EFI_STATUS give_up(EFI_STATUS status, const char *why)
+{
+	boot_say("%s", why);
+	wrmsr(MSR_IA32_FS_BASE, firmware_fs);
+	return status;
+}
+
 EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *st)
 {
 	struct boot_info *bi = &boot_info;
-	u64 firmware_fs;
 
 	bi->tsc_at_entry = rdtsc();
 	boot_st = st;
@@ -95,20 +103,18 @@ EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *st)
 	bi->image_end = (uintptr_t)_end;
 	bi->boot_bytes = bi->image_end - bi->image_start;
 	say_cpu();
+	if (!cpu_has_nx())
+		return give_up(EFI_UNSUPPORTED, "This CPU has no no-execute pages (NX), or firmware has switched them off. Godwit does not"
+			" run without: enable \"Execute Disable\" in firmware set-up.");
 	read_clock(bi);
 	find_rsdp(bi);
 	boot_files_load(image, bi);
-	if (!boot_memory_prepare(bi)) {
-		boot_say("Not enough memory to start Godwit. Use a machine with more memory, or smaller guest images.");
-		wrmsr(MSR_IA32_FS_BASE, firmware_fs);
-		return EFI_OUT_OF_RESOURCES;
-	}
+	if (!boot_memory_prepare(bi))
+		return give_up(EFI_OUT_OF_RESOURCES, "Not enough memory to start Godwit. Use a machine with more memory, or smaller guest"
+			" images.");
 	boot_say("Leaving firmware; the log goes on at the serial port (COM1, 115200 8N1).");
-	if (!boot_memory_exit(image, bi)) {
-		boot_say("Firmware refused ExitBootServices. Update the firmware, or disable devices that are not needed.");
-		wrmsr(MSR_IA32_FS_BASE, firmware_fs);
-		return EFI_ABORTED;
-	}
+	if (!boot_memory_exit(image, bi))
+		return give_up(EFI_ABORTED, "Firmware refused ExitBootServices. Update the firmware, or disable devices that are not needed.");
 	cpu_cli();
 	enter(bi);
 }

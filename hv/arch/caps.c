@@ -153,6 +153,11 @@ static void read_vmx(struct host_caps *c)
 	c->preemption_timer_shift = v->misc & 31;
 }
 
+bool cpu_has_nx(void)
+{
+	return cpuid(0x80000000, 0).eax >= 0x80000001 && cpuid(0x80000001, 0).edx & BIT(20);
+}
+
 void cpu_check(struct host_caps *c)
 {
 	struct cpuid_regs f0 = cpuid(0, 0), f1 = cpuid(1, 0), e1 = { 0 };
@@ -181,8 +186,6 @@ void cpu_check(struct host_caps *c)
 		miss(c, "XSAVE");
 	else
 		read_xsave(c);
-	if (!(e1.edx & BIT(20)))
-		miss(c, "no-execute pages (NX)");
 	if (!(f1.ecx & BIT(5))) {
 		miss(c, "VT-x (VMX)");
 		if (!intel)

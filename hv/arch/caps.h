@@ -35,5 +35,7 @@ struct host_caps {
 
 /* Reads the CPU. Also enables VMX in IA32_FEATURE_CONTROL if it is unlocked. May run in the firmware phase. */
 void cpu_check(struct host_caps *caps);
+/* Whether pages can be made no-execute, without which even a host without guests cannot be. */
+bool cpu_has_nx(void);
 /* The result of cpu_check() at start. */
 const struct host_caps *host_caps(void);
