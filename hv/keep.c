@@ -105,15 +105,16 @@ static int write_slot(u32 i, const void *buf, size_t len, struct error *e)
 	return rc;
 }
 
-/* The outcome of a change to what is recorded of that guest. */
-static int outcome(const char *guest, int rc, const struct error *why, struct error *e)
+/* The outcome of a change to that record of the guest. A problem is over when the record is as it should be again. */
+static int outcome(enum kind kind, const char *guest, int rc, const struct error *why, struct error *e)
 {
 	if (!rc) {
-		if (!strcmp(keep->problem_guest, guest))
+		if (keep->problem_kind == kind && !strcmp(keep->problem_guest, guest))
 			keep->problem.code = 0;
 		return 0;
 	}
 	keep->problem.code = 0;
+	keep->problem_kind = kind;
 	snprintf(keep->problem_guest, sizeof(keep->problem_guest), "%s", guest);
 	error_set(&keep->problem, (enum err)-rc, "a restart of this host will undo the last change of guest %s: %s", guest, why->text);
 	log_warn("keep", "%s", keep->problem.text);
@@ -132,12 +133,12 @@ static int put(enum kind kind, const char *guest, u8 flags, u64 number, const ch
 	*r = (struct record){ MAGIC, 0, number, kind, flags };
 	len = rest ? (size_t)snprintf(r->text, room, "%s%c%s%c%s", keep->host, 0, guest, 0, rest) + 1 : room + 1;
 	if (len > room)
-		return outcome(guest, error_set(&why, E_RANGE, "its definition is too long: make it shorter, or put it into godwit.conf"), &why, e);
+		return outcome(kind, guest, error_set(&why, E_RANGE, "its definition is too long: make it shorter, or put it into godwit.conf"), &why, e);
 	len += sizeof(*r);
 	r->check = check_of(r, len);
 	if (i < KEEP_SLOTS && keep->slots[i].len == len && !memcmp(keep->slots[i].bytes, buf, len))
-		return 0;
-	return outcome(guest, write_slot(i < KEEP_SLOTS ? i : place(), buf, len, &why), &why, e);
+		return outcome(kind, guest, 0, NULL, e);
+	return outcome(kind, guest, write_slot(i < KEEP_SLOTS ? i : place(), buf, len, &why), &why, e);
 }
 
 static int drop(enum kind kind, const char *guest, struct error *e)
@@ -146,7 +147,7 @@ static int drop(enum kind kind, const char *guest, struct error *e)
 	struct error why = { 0 };
 	u32 i = find(kind, guest, &v);
 
-	return i == KEEP_SLOTS ? 0 : outcome(guest, write_slot(i, NULL, 0, &why), &why, e);
+	return outcome(kind, guest, i == KEEP_SLOTS ? 0 : write_slot(i, NULL, 0, &why), &why, e);
 }
 
 /* 0: godwit.conf has none. */

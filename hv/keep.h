@@ -18,6 +18,7 @@ struct keep {
 	u64 outdated;                /* bit per slot: the section in godwit.conf is newer */
 	struct error problem;        /* the last change that will not survive a restart, and why; code 0: none */
 	char problem_guest[NAME_MAX_LEN];
+	u8 problem_kind;             /* of the record that it is about */
 };
 extern struct keep *keep;        /* this host's; tests have several */
 

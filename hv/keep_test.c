@@ -248,6 +248,12 @@ static void test_limits(void **state)
 	assert_int_equal(keep_define(&g, &e), -E_RANGE);
 	assert_non_null(strstr(e.text, "too long"));
 	assert_int_equal(fake_nvram.writes, 0);
+	/* That its owner is recorded does not make the definition right. */
+	assert_int_equal(keep_came(&g, 2, &e), -E_RANGE);
+	owner_is("long", KEEP_HERE, "", 2);
+	assert_int_equal(keep->problem.code, E_RANGE);
+	assert_int_equal(keep_delete("long", NULL), 0);
+	assert_int_equal(keep->problem.code, 0);
 	/* No more bytes than all may have; what is there stays. */
 	g.n_disks = g.n_nics = 0;
 	for (n = 0, e.code = 0; n < KEEP_SLOTS; n++) {
