@@ -538,6 +538,8 @@ static int end_write(struct stream *s, const void *buf, size_t len)
 
 	if (e->dead || l->cut || l->end[!e->side].closed)
 		return fail(e);
+	if (world->prints && world->host == FAKE_A && fake_guest(FAKE_A)->state == RS_RUNNING)
+		fake_guest(FAKE_A)->console_total += n;
 	/* Up to the byte that the plan is about, then that one alone. */
 	if (l->plan.fault && l->plan.dir == (unsigned)e->side)
 		left = l->plan.at > q->carried ? l->plan.at - q->carried : l->plan.fault == FAULT_FLIP && l->plan.at < q->carried ?

@@ -36,6 +36,7 @@ struct fake_world {
 	u64 frozen_digest;               /* of the guest when it was frozen last */
 	unsigned resumes, kills;
 	u32 writes_per_run;              /* pages the guest dirties in one turn */
+	bool prints;                     /* the guest, as fast as its move sends: it has another CPU than mig/ */
 	bool never_drains, disk_refused;
 	u32 drain_turns, disk_away;      /* calls that say no before one says yes */
 	struct disk_config disks[CONFIG_MAX_DISKS]; /* of the guest, see fake_disks() */

@@ -903,6 +903,19 @@ static void test_commit_after_resolve(void **state)
 	finish();
 }
 
+/* A guest that prints faster than its output is sent. */
+static void test_noisy(void **state)
+{
+	(void)state;
+	fake_setup(18);
+	world->prints = true;
+	begin(18, false);
+	assert_true(settle(3000));
+	assert_int_equal(outcome(), MOVED);
+	assert_true(fake_guest(FAKE_B)->console_total > 4 * CONSOLE_RING_BYTES);
+	finish();
+}
+
 /* A page that no round ever took counts: both ends would agree on a sum without it. */
 static void test_never_sent(void **state)
 {
@@ -1372,6 +1385,7 @@ int main(void)
 		cmocka_unit_test(test_window),
 		cmocka_unit_test(test_window_target_restarts),
 		cmocka_unit_test(test_commit_after_resolve),
+		cmocka_unit_test(test_noisy),
 		cmocka_unit_test(test_never_sent),
 		cmocka_unit_test(test_zero_flood),
 		cmocka_unit_test(test_frozen_too_long),

@@ -68,7 +68,7 @@ struct mig_session {
 	u64 drain_us;                    /* since when the guest's devices come to rest; 0: they work */
 	u64 freeze_us, freeze_tsc;
 	u64 round_us, rate;              /* rate: page bytes per second, 0 unknown */
-	u64 console_sent;
+	u64 console_sent, console_due;   /* offsets; due: what this round brings, or a guest that prints for ever would never be moved */
 	struct { u64 gfn; u32 count; } zero_runs[WIRE_MAX_ZERO_RUNS];
 	u32 n_zero_runs, n_zero_pages;
 	u32 retry;

@@ -251,33 +251,26 @@ static int send_config(struct mig_session *s, struct error *e)
 	return wire_end(&s->out) ? error_set(e, E_RANGE, "the definition of guest %s is too large", c->name) : 0;
 }
 
-/* Sends what the guest wrote to its console since the last call. */
+/* Sends the next part of what is due of the guest's console; what the ring does not hold any more is left out. */
 static int send_console(struct mig_session *s)
 {
 	struct vm *vm = s->vm;
-	u64 total = vm->console_total, from = s->console_sent;
+	u64 total = vm->console_total, from = MAX(s->console_sent, total - MIN(total, (u64)CONSOLE_RING_BYTES));
+	u64 to = MIN(s->console_due, from + WIRE_MAX_PAYLOAD / 2);
 	struct wire_writer *w;
 
-	if (!vm->console || from >= total)
+	s->console_sent = MAX(from, to);
+	if (from >= to)
 		return 0;
-	if (total - from > CONSOLE_RING_BYTES)
-		from = total - CONSOLE_RING_BYTES;
-	total = MIN(total, from + WIRE_MAX_PAYLOAD / 2);
 	w = wire_begin(&s->out, WIRE_CONSOLE);
 	wire_put_u64(w, from);
-	while (from < total) {
-		u64 at = from % CONSOLE_RING_BYTES, n = MIN(total - from, CONSOLE_RING_BYTES - at);
+	while (from < to) {
+		u64 at = from % CONSOLE_RING_BYTES, n = MIN(to - from, CONSOLE_RING_BYTES - at);
 
 		wire_put_bytes(w, vm->console + at, n);
 		from += n;
 	}
-	s->console_sent = total;
 	return wire_end(&s->out);
-}
-
-static bool console_pending(const struct mig_session *s)
-{
-	return s->vm->console && s->console_sent < s->vm->console_total;
 }
 
 static int send_zero_runs(struct mig_session *s)
@@ -710,7 +703,8 @@ static int produce_round(struct mig_session *s, struct error *e)
 	if (!s->round_done) {
 		rc = fill(s);
 		s->round_done = rc == 1;
-	} else if (console_pending(s)) {
+		s->console_due = s->vm->console_total;
+	} else if (s->console_sent < s->console_due) {
 		rc = send_console(s);
 	} else {
 		rc = send_round_end(s);
