@@ -1332,6 +1332,26 @@ static void test_never_drains(void **state)
 	finish();
 }
 
+/* What the guest writes while its disks come to rest slowly does not make its freeze long. */
+static void test_slow_drain(void **state)
+{
+	struct mig_info i;
+
+	(void)state;
+	fake_setup(5);
+	short_timeouts();
+	mig_timeouts.drain = 1000000;
+	world->drain_turns = 90; /* turns of 1 ms; no byte goes meanwhile */
+	world->writes_per_run = 5;
+	begin(5, false);
+	assert_true(settle(3000));
+	assert_int_equal(outcome(), MOVED);
+	i = info_of(FAKE_A);
+	assert_true(i.rounds[i.n_rounds - 1].pages + i.rounds[i.n_rounds - 1].zero < 200);
+	assert_int_equal(i.n_rounds, i.round);
+	finish();
+}
+
 /* Cancelled while the devices come to rest. */
 static void test_cancel_while_draining(void **state)
 {
@@ -1361,6 +1381,7 @@ int main(void)
 		cmocka_unit_test(test_disk_refused),
 		cmocka_unit_test(test_disk_lost_before_commit),
 		cmocka_unit_test(test_never_drains),
+		cmocka_unit_test(test_slow_drain),
 		cmocka_unit_test(test_cancel_while_draining),
 		cmocka_unit_test(test_there_and_back),
 		cmocka_unit_test(test_power_cuts),

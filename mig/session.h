@@ -66,6 +66,7 @@ struct mig_session {
 	bool round_done, awaiting, freeze_due; /* all pages of the round queued; its echo is to come; freeze as soon as possible */
 	u64 last_todo;          /* pages that were left at the end of the round before */
 	u64 drain_us;                    /* since when the guest's devices come to rest; 0: they work */
+	bool drained;                    /* they do rest */
 	u64 freeze_us, freeze_tsc;
 	u64 round_us, rate;              /* rate: page bytes per second, 0 unknown */
 	u64 console_sent, console_due;   /* offsets; due: what this round brings, or a guest that prints for ever would never be moved */

@@ -431,7 +431,6 @@ static int precopy_begin(struct mig_session *s, struct error *e)
 
 static void freeze(struct mig_session *s)
 {
-	s->freeze_due = false;
 	s->was_paused = s->vm->state == RS_PAUSED;
 	s->freeze_us = now_us();
 	s->freeze_tsc = host_tsc();
@@ -442,23 +441,41 @@ static void freeze(struct mig_session *s)
 	round_begin(s);
 }
 
-/* The target has worked off a round: once more, or freeze? */
-static void next_round(struct mig_session *s)
+static u64 freeze_budget_us(const struct mig_session *s)
 {
-	u64 budget = s->params.freeze_budget_ms * 1000ull, down;
-	bool shrinking;
+	return s->params.freeze_budget_ms * 1000ull;
+}
 
-	round_finish(s);
+static bool rounds_over(const struct mig_session *s)
+{
+	return s->info->round >= s->params.max_rounds;
+}
+
+/* Takes up what the guest has written meanwhile: can all that is left be sent while it is frozen? */
+static bool fits_freeze(struct mig_session *s)
+{
+	u64 down;
+
 	ram_harvest(&s->ram);
 	if (s->rate)
 		down = s->ram.todo_pages * PAGE_SIZE * 1000000 / s->rate;
 	else
-		down = s->ram.todo_pages <= UNKNOWN_RATE_PAGES ? 0 : budget + 1;
+		down = s->ram.todo_pages <= UNKNOWN_RATE_PAGES ? 0 : freeze_budget_us(s) + 1;
 	s->info->expected_downtime_us = down;
+	return down <= freeze_budget_us(s);
+}
+
+/* The target has worked off a round: once more, or freeze? */
+static void next_round(struct mig_session *s)
+{
+	bool fits, shrinking;
+
+	round_finish(s);
+	fits = fits_freeze(s);
 	/* It fits the budget; but as long as a round halves what is left, one more makes the freeze shorter still. */
 	shrinking = s->ram.todo_pages > FEW_PAGES && s->ram.todo_pages <= s->last_todo / 2;
 	s->last_todo = s->ram.todo_pages;
-	if ((down <= budget && !shrinking) || s->info->round >= s->params.max_rounds)
+	if ((fits && !shrinking) || rounds_over(s))
 		s->freeze_due = true;
 	else
 		round_begin(s);
@@ -681,6 +698,29 @@ static int record_given(struct mig_session *s, struct error *e)
 	return error_set(e, (enum err)-rc, "it would be started a second time: %s", why.text);
 }
 
+/* 1: the guest is frozen, or one more round has begun; 0: not yet. */
+static int prepare_freeze(struct mig_session *s, struct error *e)
+{
+	/* A reset or power-off that the guest has asked for must happen before it stops for us. */
+	if (s->vm->state == RS_RUNNING && (s->vm->want_reset || s->vm->want_poweroff))
+		return 0;
+	/* Its disks and the like have nothing under way from here any more, then it stops. */
+	if (!s->drain_us && record_given(s, e))
+		return -E_IO;
+	if (!s->drain_us)
+		s->drain_us = now_us();
+	if (!vm_drain(s->vm))
+		return 0;
+	s->drained = true;
+	s->freeze_due = false;
+	/* While they came to rest it has written on. To send that it had better wait for its disks than stand still. */
+	if (now_us() - s->drain_us > freeze_budget_us(s) && !rounds_over(s) && !fits_freeze(s))
+		round_begin(s);
+	else
+		freeze(s);
+	return 1;
+}
+
 static int produce_round(struct mig_session *s, struct error *e)
 {
 	int rc;
@@ -688,17 +728,9 @@ static int produce_round(struct mig_session *s, struct error *e)
 	if (s->awaiting)
 		return 0;
 	if (s->freeze_due) {
-		/* A reset or power-off that the guest has asked for must happen before it stops for us. */
-		if (s->vm->state == RS_RUNNING && (s->vm->want_reset || s->vm->want_poweroff))
-			return 0;
-		/* Its disks and the like have nothing under way from here any more, then it stops. */
-		if (!s->drain_us && record_given(s, e))
-			return -E_IO;
-		if (!s->drain_us)
-			s->drain_us = now_us();
-		if (!vm_drain(s->vm))
-			return 0;
-		freeze(s);
+		rc = prepare_freeze(s, e);
+		if (rc <= 0)
+			return rc;
 	}
 	if (!s->round_done) {
 		rc = fill(s);
@@ -873,7 +905,7 @@ static int check_time(const struct mig_session *s, struct error *e)
 		limit = t->connect;
 		since = s->step_us;
 	}
-	if (s->drain_us && !s->frozen && now - s->drain_us > t->drain)
+	if (s->drain_us && !s->drained && now - s->drain_us > t->drain)
 		return error_set(e, E_TIMEOUT, "the devices of guest %s do not come to rest within %llu s: %.160s", s->key.guest,
 				 (unsigned long long)t->drain / 1000000, s->vm->drain_why);
 	if (s->frozen && !s->gave_up && now - s->freeze_us > t->frozen)
