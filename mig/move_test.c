@@ -622,8 +622,8 @@ static void test_freeze_waits_for_reset(void **state)
 	assert_true(run_to(SRC_PRECOPY));
 	vm = fake_guest(FAKE_A);
 	vm->want_reset = true;
-	for (int i = 0; i < 300; i++) {
-		fake_step(100);
+	for (int i = 0; i < 300; i++) { /* longer than any limit */
+		fake_step(STEP_US);
 		assert_int_equal(vm->state, RS_RUNNING);
 	}
 	vm->want_reset = false;

@@ -701,9 +701,12 @@ static int record_given(struct mig_session *s, struct error *e)
 /* 1: the guest is frozen, or one more round has begun; 0: not yet. */
 static int prepare_freeze(struct mig_session *s, struct error *e)
 {
-	/* A reset or power-off that the guest has asked for must happen before it stops for us. */
-	if (s->vm->state == RS_RUNNING && (s->vm->want_reset || s->vm->want_poweroff))
+	/* A reset or power-off that the guest has asked for must happen before it stops for us. A guest that resets itself again
+	 * and again stands still meanwhile, for minutes if it is big. */
+	if (s->vm->state == RS_RUNNING && (s->vm->want_reset || s->vm->want_poweroff)) {
+		session_keepalive(s);
 		return 0;
+	}
 	/* Its disks and the like have nothing under way from here any more, then it stops. */
 	if (!s->drain_us && record_given(s, e))
 		return -E_IO;
