@@ -1352,6 +1352,24 @@ static void test_slow_drain(void **state)
 	finish();
 }
 
+/* The rate, from which the freeze is foretold, stays right when the table of rounds is full. */
+static void test_many_rounds(void **state)
+{
+	struct mig_params p = { .host = "b", .ip = 1, .port = 4789, .freeze_budget_ms = 1, .max_rounds = 3 * MIG_MAX_ROUNDS };
+	struct error e = { 0 };
+
+	(void)state;
+	fake_setup(6);
+	world->writes_per_run = 60;
+	fake_switch(FAKE_A);
+	assert_int_equal(mig_start(fake_guest(FAKE_A), &p, &e), 0);
+	assert_true(settle(30000));
+	assert_int_equal(outcome(), MOVED);
+	assert_int_equal(info_of(FAKE_A).n_rounds, MIG_MAX_ROUNDS);
+	assert_int_equal(info_of(FAKE_A).round, 3 * MIG_MAX_ROUNDS + 1);
+	finish();
+}
+
 /* Cancelled while the devices come to rest. */
 static void test_cancel_while_draining(void **state)
 {
@@ -1382,6 +1400,7 @@ int main(void)
 		cmocka_unit_test(test_disk_lost_before_commit),
 		cmocka_unit_test(test_never_drains),
 		cmocka_unit_test(test_slow_drain),
+		cmocka_unit_test(test_many_rounds),
 		cmocka_unit_test(test_cancel_while_draining),
 		cmocka_unit_test(test_there_and_back),
 		cmocka_unit_test(test_power_cuts),

@@ -396,12 +396,11 @@ static void round_begin(struct mig_session *s)
 static void round_finish(struct mig_session *s)
 {
 	struct mig_round *r = session_round(s);
-	u64 us = now_us() - s->round_us;
 
-	r->us += us;
-	/* Few pages say more about latency than about the rate. */
-	if (us && (r->pages >= 64 || !s->rate))
-		s->rate = r->bytes * 1000000 / us;
+	r->us += now_us() - s->round_us;
+	/* Few pages say more about latency than about the rate. (The last slot has several rounds: their average.) */
+	if (r->us && (r->pages >= 64 || !s->rate))
+		s->rate = r->bytes * 1000000 / r->us;
 }
 
 static int precopy_begin(struct mig_session *s, struct error *e)
