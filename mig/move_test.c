@@ -1308,6 +1308,24 @@ static void test_disk_lost_before_commit(void **state)
 	finish();
 }
 
+/* A server that is away for a while in the middle: the connection is made anew before it is needed. */
+static void test_disk_comes_back(void **state)
+{
+	(void)state;
+	fake_setup(4);
+	short_timeouts();
+	mig_timeouts.keepalive = 2000;
+	fake_disks(1);
+	world->drain_turns = 30;
+	begin(4, false);
+	while (!fake_guest(FAKE_A)->dirty)
+		fake_step(STEP_US);
+	world->disk_away = 5;
+	assert_true(settle(3000));
+	assert_int_equal(outcome(), MOVED);
+	finish();
+}
+
 /* Requests that nobody answers: the move fails in time, the guest runs on with working devices. */
 static void test_never_drains(void **state)
 {
@@ -1398,6 +1416,7 @@ int main(void)
 		cmocka_unit_test(test_disks_travel),
 		cmocka_unit_test(test_disk_refused),
 		cmocka_unit_test(test_disk_lost_before_commit),
+		cmocka_unit_test(test_disk_comes_back),
 		cmocka_unit_test(test_never_drains),
 		cmocka_unit_test(test_slow_drain),
 		cmocka_unit_test(test_many_rounds),

@@ -82,6 +82,7 @@ struct mig_session {
 	bool verify_full, last_round, full_pending;
 	u64 stopped_wall_us;             /* UTC when the source stopped the guest's clock, 0: unknown */
 	struct blk_info disks[CONFIG_MAX_DISKS]; /* as the guest knows them */
+	u64 disks_us;                    /* when they were looked at last */
 	bool takes_lan;                  /* the guest runs here now; the connection still brings frames that came for it there */
 	bool unrecorded;                 /* the guest came and runs, what must survive a restart is still to be written */
 	bool had_stale;                  /* an inactive entry of that name stood here before */

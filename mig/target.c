@@ -239,15 +239,19 @@ nomem:
 			 f->config.name);
 }
 
-/* READY is said when all disks are there, and the same that the guest knows. */
+/* READY is said when all disks are there, and the same that the guest knows. Their connections may break while pages come,
+ * too, and no vCPU is there that would have them made anew. */
 static int disks_turn(struct mig_session *s, struct error *e)
 {
 	struct wire_writer *w;
 	struct error why = { 0 };
 	int rc = vm_disks_check(s->vm, s->disks, &why);
 
+	s->disks_us = now_us();
 	if (rc < 0)
 		return error_set(e, (enum err)why.code, "%s", why.text);
+	if (s->step == TGT_RECEIVE)
+		return 0;
 	if (rc == 0) {
 		session_keepalive(s);
 		if (now_us() - s->step_us <= mig_timeouts.disks)
@@ -705,8 +709,11 @@ static int turn(struct mig_session *s, struct error *e)
 	rc = session_flush(s, e);
 	if (rc < 0)
 		return rc;
-	if (s->step == TGT_DISKS && (rc = disks_turn(s, e)) < 0)
-		return rc;
+	if (s->step == TGT_DISKS || (s->step == TGT_RECEIVE && now_us() - s->disks_us >= mig_timeouts.keepalive)) {
+		rc = disks_turn(s, e);
+		if (rc < 0)
+			return rc;
+	}
 	if (s->full_pending)
 		return full_turn(s, e);
 	/* What cannot be answered is not read. */
