@@ -1326,6 +1326,25 @@ static void test_disk_comes_back(void **state)
 	finish();
 }
 
+/* A disk that the guest gets to see only in the middle of the move: the target was told to take whatever it finds. */
+static void test_disk_seen_late(void **state)
+{
+	(void)state;
+	for (int late = 0; late < 2; late++) {
+		fake_setup(4);
+		fake_guest(FAKE_A)->disks_wait = true;
+		begin(4, false);
+		while (!fake_guest(FAKE_A)->dirty)
+			fake_step(STEP_US);
+		fake_guest(FAKE_A)->disks_wait = !late;
+		assert_true(settle(3000));
+		assert_int_equal(outcome(), late ? STAYED : MOVED);
+		if (late)
+			assert_non_null(strstr(info_of(FAKE_A).error.text, "only after the move had begun: move it again"));
+		finish();
+	}
+}
+
 /* Requests that nobody answers: the move fails in time, the guest runs on with working devices. */
 static void test_never_drains(void **state)
 {
@@ -1417,6 +1436,7 @@ int main(void)
 		cmocka_unit_test(test_disk_refused),
 		cmocka_unit_test(test_disk_lost_before_commit),
 		cmocka_unit_test(test_disk_comes_back),
+		cmocka_unit_test(test_disk_seen_late),
 		cmocka_unit_test(test_never_drains),
 		cmocka_unit_test(test_slow_drain),
 		cmocka_unit_test(test_many_rounds),

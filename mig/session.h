@@ -64,6 +64,7 @@ struct mig_session {
 	bool tracking, frozen, was_paused, gave_up, waited;
 	bool given;                      /* this host has on record that the target has the guest */
 	bool round_done, awaiting, freeze_due; /* all pages of the round queued; its echo is to come; freeze as soon as possible */
+	bool disks_unknown;              /* CONFIG said so of at least one: the guest waits for it, no vCPU has run */
 	u64 last_todo;          /* pages that were left at the end of the round before */
 	u64 drain_us;                    /* since when the guest's devices come to rest; 0: they work */
 	bool drained;                    /* they do rest */

@@ -248,6 +248,7 @@ static int send_config(struct mig_session *s, struct error *e)
 	wire_put_u16(w, (u16)n);
 	wire_put_bytes(w, cpu, (size_t)n);
 	put_disks(w, vm);
+	s->disks_unknown = vm->disks_wait;
 	return wire_end(&s->out) ? error_set(e, E_RANGE, "the definition of guest %s is too large", c->name) : 0;
 }
 
@@ -879,6 +880,10 @@ static int check_guest(struct mig_session *s, struct error *e)
 				 vm_run_state_name(vm->state));
 	if (!vm->owner)
 		return error_set(e, E_STATE, "this host does not own guest %s any more", vm->config.name);
+	/* The target was told to take whatever it finds. Now the guest has seen one. */
+	if (s->disks_unknown && !vm->disks_wait)
+		return error_set(e, E_STATE, "the disks of guest %s could be reached only after the move had begun: move it again",
+				 vm->config.name);
 	return 0;
 }
 
