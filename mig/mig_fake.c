@@ -282,6 +282,8 @@ struct vm *vm_create(const struct guest_config *cfg, struct error *e)
 		return NULL;
 	}
 	vm->ram_bytes = cfg->memory_bytes;
+	if (cfg->n_disks)
+		strcpy(vm->reason, "waits for its disk 0");
 	return vm;
 }
 

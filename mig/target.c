@@ -258,6 +258,7 @@ static int disks_turn(struct mig_session *s, struct error *e)
 			return 0;
 		return error_set(e, E_TIMEOUT, "this host cannot reach a disk of guest %s: %s", s->key.guest, why.text);
 	}
+	s->vm->reason[0] = 0; /* it waited for them */
 	session_set(s, TGT_RECEIVE, "active", "precopy");
 	w = wire_begin(&s->out, WIRE_READY);
 	wire_put_u64(w, s->key.id);
