@@ -77,6 +77,9 @@ static int move_query(struct move *mv, struct fail *f)
 		cJSON_Delete(raw);
 		return code;
 	}
+	/* How the guest once came there: the host knows nothing of the move that we asked for. */
+	if (mv->wants_target && !strcmp(m.role, "target"))
+		strcpy(m.status, "none");
 	mv->m = m;
 	cJSON_Delete(mv->raw);
 	mv->raw = raw;

@@ -288,6 +288,12 @@ def test_request_lost(env):
     has(p.out, "lost the answer to 'migrate'")
     has(p.err, "knows of no migration", "Nothing was changed", "running on 'a'")
 
+    def drop_later(_args):  # it came there by a move
+        pair.a.script = [end(role="target")]
+        raise Drop()
+    pair.a.handlers["migrate"] = drop_later
+    has(env.run("migrate", "g", "b", code=1).err, "knows of no migration", "Nothing was changed", "running on 'a'")
+
 
 def test_silent_source(env):
     pair = Pair(env, step(round=1))
