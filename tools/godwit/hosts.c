@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <ini.h>
 
@@ -150,15 +151,18 @@ int hosts_put(const char *dir, const struct host *host, struct fail *f)
 	char *old = NULL, *new = NULL;
 	bool inside = false, found = false;
 	size_t len = 0, new_len = 0;
-	struct fail none;
 	char *line, *next;
 	FILE *out;
-	int code;
+	int code = GW_OK;
 
-	if (file_read(path, &old, &len, &none))
+	if (access(path, F_OK) < 0)
 		old = text_new("# Hosts that the godwit command knows; it adds to this file.\n"
 			       "# address: for this machine. peer-address: for the other hosts, when"
 			       " theirs differs.\n");
+	else
+		code = file_read(path, &old, &len, f);
+	if (code)
+		goto done;
 	out = open_memstream(&new, &new_len);
 	if (!out) {
 		code = fail_set(f, GW_FAILED, "out of memory writing %s", path);

@@ -45,6 +45,16 @@ def test_init_does_not_overwrite(env):
     equal(read(env.dir, "ca.key"), before)
 
 
+def test_hosts_that_cannot_be_read_stay(env):
+    env.run("ca", "init", "--cluster", "lab", code=0)
+    env.run("ca", "enroll", "a", "--address", "10.0.0.5", code=0)
+    with open(env.dir + "/hosts.ini", "a") as f:
+        f.write("#" * (1 << 20))
+    before = read(env.dir, "hosts.ini")
+    has(env.run("ca", "enroll", "b", "--address", "10.0.0.6", code=1).err, "hosts.ini", "longer than 1 MiB")
+    equal(read(env.dir, "hosts.ini"), before)
+
+
 def test_enroll_host(env):
     env.run("ca", "init", "--cluster", "lab", code=0)
     p = env.run("ca", "enroll", "a", "--address", "10.0.0.5:4000", "--days", "30", code=0)
