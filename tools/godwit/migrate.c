@@ -609,6 +609,13 @@ int migrate_cancel_main(int argc, char **argv)
 	}
 	if (!code)
 		mv.to = hosts_find(&mv.ctx.hosts, mv.m.peer, &f);
+	/* Asked of the target (--host): how it ended shows on the other host all the same. */
+	if (!code && mv.to && !strcmp(mv.m.role, "target")) {
+		struct host *source = mv.to;
+
+		mv.to = mv.from;
+		mv.from = source;
+	}
 	if (!code) {
 		code = move_finish(&mv, &f);
 		if (!code)

@@ -360,6 +360,15 @@ def test_migrate_cancel(env):
     has(env.run("migrate-cancel", "g", code=6).err, "too late to cancel: 'g' now runs on 'b'")
 
 
+def test_migrate_cancel_on_the_target(env):
+    pair = Pair(env)
+    pair.b.guests.append(guest("g", "a", status="inmigrate", running=False))
+    pair.b.script = [step("cancelling", role="target", peer="a"), step("cancelled", role="target", peer="a")]
+    pair.b.handlers["migrate_cancel"] = lambda _args: pair.b.guests.clear()
+    pair.b.handlers["query-migrate"] = lambda _args: pair.b.script.pop(0) if len(pair.b.script) > 1 else pair.b.script[0]
+    has(env.run("migrate-cancel", "g", "--host", "b", code=0).out, "was cancelled. Nothing was changed: the guest is running on 'a'")
+
+
 def test_terminal_display(env):
     pair = Pair(env)
     t = env.terminal("migrate", "g", "b")
