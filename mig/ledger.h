@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The outcome of every move that came close enough to matter (docs/PROTOCOL.md, "One owner"). It is in memory: a host that
- * restarts has a new boot id and says so instead of guessing. What a restarted host may start by itself is on stable
- * storage (hv/keep.h). */
+/* The target's: the outcome of every move that came close enough to matter (docs/PROTOCOL.md, "One owner"). It is in memory: a
+ * host that restarts has a new boot id and says so instead of guessing. What a restarted host may start by itself is on
+ * stable storage (hv/keep.h). */
 #pragma once
 #include "hv/config.h"
 
@@ -9,12 +9,9 @@
 
 enum ledger_outcome {
 	LEDGER_NONE,
-	LEDGER_PREPARED,   /* target: holds all of the guest, may not run it */
-	LEDGER_COMMITTED,  /* target: took over */
-	LEDGER_ABORTED,    /* target: will never take over by this move */
-	LEDGER_GAVE_UP,    /* source: gave up the right, outcome not known yet */
-	LEDGER_MOVED,      /* source: the target has it */
-	LEDGER_RETURNED,   /* source: the target gave the right back */
+	LEDGER_PREPARED,   /* holds all of the guest, may not run it */
+	LEDGER_COMMITTED,  /* took over */
+	LEDGER_ABORTED,    /* will never take over by this move */
 };
 
 /* One attempt to move: id is the source's number for it, unique for ever. epoch is the new owner's. */

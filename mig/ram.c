@@ -10,14 +10,14 @@
 #include <xxhash.h>
 #include <cpuid.h>
 
-int ram_init(struct ram *r, struct vm *vm, u64 todo_words)
+int ram_init(struct ram *r, struct vm *vm, bool source)
 {
-	*r = (struct ram){ .vm = vm, .chunks = guest_gfn_end(vm) >> 9, .todo_words = todo_words };
+	*r = (struct ram){ .vm = vm, .chunks = guest_gfn_end(vm) >> 9, .todo_words = source ? guest_gfn_end(vm) / 64 : 0 };
 	r->hash = frame_alloc_bytes(r->chunks * sizeof(*r->hash));
 	if (!r->hash)
 		goto nomem;
-	if (todo_words) {
-		r->todo = frame_alloc_bytes(todo_words * sizeof(*r->todo));
+	if (source) {
+		r->todo = frame_alloc_bytes(r->todo_words * sizeof(*r->todo));
 		if (!r->todo)
 			goto nomem;
 	}
@@ -50,12 +50,9 @@ void ram_mark_all(struct ram *r)
 {
 	u64 gfn = 0;
 
-	while ((gfn = guest_next_gfn(r->vm, gfn)) != ~0ull && gfn / 64 < r->todo_words) {
-		if (!(r->todo[gfn / 64] & BIT(gfn % 64)))
-			r->todo_pages++;
+	for (; (gfn = guest_next_gfn(r->vm, gfn)) != ~0ull; gfn++)
 		r->todo[gfn / 64] |= BIT(gfn % 64);
-		gfn++;
-	}
+	r->todo_pages = guest_ram_pages(r->vm);
 	r->cursor = 0;
 }
 
@@ -172,7 +169,7 @@ u64 ram_noted(const struct ram *r, u64 gfn)
 
 void ram_verify_start(struct ram *r)
 {
-	r->verify_gfn = r->verify_fold = 0;
+	r->verify_gfn = 0;
 }
 
 int ram_verify_step(struct ram *r, unsigned pages, u64 *bad_gfn)
@@ -189,7 +186,6 @@ int ram_verify_step(struct ram *r, unsigned pages, u64 *bad_gfn)
 			*bad_gfn = gfn;
 			return -E_STATE;
 		}
-		r->verify_fold += m;
 		r->verify_gfn = gfn + 1;
 	}
 	return 0;

@@ -13,11 +13,12 @@ struct ram {
 	u64 noted;          /* pages that have a hash; the fold proves something only if these are all */
 	u64 *todo;          /* source: bit per gfn */
 	u64 todo_words, todo_pages, cursor;
-	u64 verify_gfn, verify_fold;
+	u64 verify_gfn;
 };
 
-/* Makes the arrays for vm; todo with words (0: none, the target). -E_NOMEM. */
-int ram_init(struct ram *r, struct vm *vm, u64 todo_words) __must_check;
+/* Makes the arrays for vm; todo only for the source. -E_NOMEM. */
+int ram_init(struct ram *r, struct vm *vm, bool source) __must_check;
+/* Also of one that was never made. */
 void ram_free(struct ram *r);
 /* Every page of RAM is to be sent. */
 void ram_mark_all(struct ram *r);

@@ -8,16 +8,13 @@
 
 #include <string.h>
 
-#define SELF_PAGES 32u
-#define SELF_BYTES (SELF_PAGES * PAGE_SIZE)
-
 static int reload(struct vm *vm, u8 *before, size_t *len, u8 *after, size_t *len2, struct error *e)
 {
 	struct mig_instance inst;
 	int rc;
 
 	vm_state_sync(vm);
-	rc = state_save(vm, before, SELF_BYTES, len, e);
+	rc = state_save(vm, before, STATE_MAX_BYTES, len, e);
 	if (rc)
 		return rc;
 	for (unsigned i = 0; vm_mig_instance(vm, i, &inst); i++)
@@ -27,7 +24,7 @@ static int reload(struct vm *vm, u8 *before, size_t *len, u8 *after, size_t *len
 		return rc;
 	vm_state_loaded(vm);
 	vm_state_sync(vm);
-	return state_save(vm, after, SELF_BYTES, len2, e);
+	return state_save(vm, after, STATE_MAX_BYTES, len2, e);
 }
 
 static size_t first_difference(const u8 *a, const u8 *b, size_t len)
@@ -41,7 +38,7 @@ static size_t first_difference(const u8 *a, const u8 *b, size_t len)
 
 void mig_self(struct vm *vm)
 {
-	u8 *before = frame_alloc_n(SELF_PAGES), *after = frame_alloc_n(SELF_PAGES);
+	u8 *before = frame_alloc_n(STATE_PAGES), *after = frame_alloc_n(STATE_PAGES);
 	struct error e = { 0 };
 	size_t len = 0, len2 = 0, at;
 	char where[80];
@@ -72,7 +69,7 @@ void mig_self(struct vm *vm)
 	vm_undrain(vm);
 out:
 	if (before)
-		frame_free_n(before, SELF_PAGES);
+		frame_free_n(before, STATE_PAGES);
 	if (after)
-		frame_free_n(after, SELF_PAGES);
+		frame_free_n(after, STATE_PAGES);
 }

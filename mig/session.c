@@ -14,8 +14,8 @@
 #define PROGRAM_VERSION "0.1.0"
 
 struct mig_timeouts mig_timeouts = {
-	.connect = 30 * SEC, .disks = 10 * SEC, .drain = 10 * SEC, .precopy = 60 * SEC, .freeze = 30 * SEC, .frozen = 600 * SEC, .commit = 30 * SEC, .silence = 120 * SEC,
-	.keepalive = 1 * SEC, .retry_max = 5 * SEC, .linger = 3 * SEC,
+	.connect = 30 * SEC, .disks = 10 * SEC, .drain = 10 * SEC, .precopy = 60 * SEC, .freeze = 30 * SEC, .frozen = 600 * SEC,
+	.commit = 30 * SEC, .silence = 120 * SEC, .keepalive = 1 * SEC, .retry_max = 5 * SEC, .linger = 3 * SEC,
 };
 
 static struct mig_host host_default;
@@ -89,32 +89,29 @@ struct mig_session *session_new(bool source, struct stream *stream)
 	return s;
 }
 
+static struct mig_record *record_of(const char *guest)
+{
+	for (unsigned i = 0; i < MIG_HISTORY; i++)
+		if (mig_host->history[i].seq && !strcmp(mig_host->history[i].info.guest, guest))
+			return &mig_host->history[i];
+	return NULL;
+}
+
 struct mig_info *session_info(struct mig_session *s, const char *guest)
 {
-	int best = -1;
+	struct mig_record *old = record_of(guest), *best = old;
 
-	for (unsigned i = 0; i < MIG_HISTORY; i++)
-		if (mig_host->history[i].used && !strcmp(mig_host->history[i].info.guest, guest)) {
-			if (mig_host->history[i].live)
-				return NULL;
-			best = (int)i;
-			break;
-		}
-	/* Otherwise a free one, or the one that ended longest ago. */
-	for (unsigned i = 0; best < 0 && i < MIG_HISTORY; i++)
-		if (!mig_host->history[i].used)
-			best = (int)i;
-	if (best < 0)
-		for (unsigned i = 0; i < MIG_HISTORY; i++)
-			if (!mig_host->history[i].live &&
-			    (best < 0 || mig_host->history[i].seq < mig_host->history[best].seq))
-				best = (int)i;
-	if (best < 0)
+	/* Otherwise a free one, or the one that began longest ago. */
+	for (unsigned i = 0; !old && i < MIG_HISTORY; i++) {
+		struct mig_record *r = &mig_host->history[i];
+
+		if (!r->live && (!best || r->seq < best->seq))
+			best = r;
+	}
+	if (!best || best->live)
 		return NULL;
-	memset(&mig_host->history[best], 0, sizeof(mig_host->history[best]));
-	mig_host->history[best].used = mig_host->history[best].live = true;
-	mig_host->history[best].seq = ++mig_host->history_seq;
-	s->info = &mig_host->history[best].info;
+	*best = (struct mig_record){ .seq = ++mig_host->history_seq, .live = true };
+	s->info = &best->info;
 	snprintf(s->info->guest, sizeof(s->info->guest), "%s", guest);
 	snprintf(s->info->peer, sizeof(s->info->peer), "%s", s->peer);
 	s->info->role = s->source ? "source" : "target";
@@ -139,11 +136,11 @@ static void session_figures(struct mig_session *s)
 	i->busy_ticks = service_ticks - s->started_ticks;
 	if (s->stream && !s->waited) /* not those that only ask for the outcome */
 		i->transferred = s->source ? s->stream->wire_out : s->stream->wire_in;
-	if (s->ram_ready)
+	if (s->ram.vm)
 		i->hash = s->ram.fold;
 	if (i->total_us)
 		i->mbps = i->transferred * 8 / i->total_us;
-	if (s->source && s->ram_ready)
+	if (s->source && s->ram.vm)
 		i->remaining = s->ram.todo_pages * PAGE_SIZE;
 }
 
@@ -163,18 +160,15 @@ void session_set(struct mig_session *s, enum mig_step step, const char *status, 
 
 void session_end(struct mig_session *s)
 {
-	if (s->ram_ready)
-		ram_free(&s->ram);
-	s->ram_ready = false;
+	ram_free(&s->ram);
 	if (s->state)
-		frame_free_n(s->state, MIG_STATE_PAGES);
+		frame_free_n(s->state, STATE_PAGES);
 	s->state = NULL;
 	if (s->vm)
 		s->vm->mig = NULL;
 	s->vm = NULL;
-	for (unsigned i = 0; i < MIG_HISTORY; i++)
-		if (s->info == &mig_host->history[i].info)
-			mig_host->history[i].live = false;
+	if (s->info)
+		container_of(s->info, struct mig_record, info)->live = false;
 	s->info = NULL;
 	s->step = MIG_LINGER;
 	s->step_us = now_us();
@@ -352,12 +346,12 @@ bool mig_poll(void)
 
 int mig_query(const char *guest, struct mig_info *out)
 {
-	for (unsigned i = 0; i < MIG_HISTORY; i++)
-		if (mig_host->history[i].used && !strcmp(mig_host->history[i].info.guest, guest)) {
-			*out = mig_host->history[i].info;
-			return 0;
-		}
-	return -E_NOENT;
+	const struct mig_record *r = record_of(guest);
+
+	if (!r)
+		return -E_NOENT;
+	*out = r->info;
+	return 0;
 }
 
 int mig_cancel(struct vm *vm, struct error *e)

@@ -11,7 +11,6 @@
 #define MIG_MAX_SESSIONS 8u
 #define MIG_HISTORY (2u * VM_MAX)
 #define MIG_POLL_BYTES (256u << 10)   /* page bytes handled in one poll of one session */
-#define MIG_STATE_PAGES (STATE_MAX_BYTES / PAGE_SIZE)
 
 /* Microseconds. The guest is frozen only in freeze and commit; after `commit` the source asks over a new connection. */
 struct mig_timeouts {
@@ -54,14 +53,13 @@ struct mig_session {
 	u64 started_us, step_us;         /* of the move, of this step */
 	u64 started_ticks;               /* service_ticks then */
 	u64 moved_us, spoke_us;          /* last byte either way; last frame we finished */
-	struct ram ram;
-	bool ram_ready;
+	struct ram ram;                  /* ram.vm is NULL before there is one */
 	bool cancel;
 	struct lan_forward *forward;     /* source, after the move: frames that still come for the guest */
 	bool peer_ended;                 /* its last word has come: nothing to say, nothing to wait for */
 	/* source */
 	u64 move_boot;                   /* the target's boot id when the move began */
-	bool tracking, frozen, was_paused, gave_up, waited;
+	bool frozen, was_paused, gave_up, waited;
 	bool given;                      /* this host has on record that the target has the guest */
 	bool round_done, awaiting, freeze_due; /* all pages of the round queued; its echo is to come; freeze as soon as possible */
 	bool disks_unknown;              /* CONFIG said so of at least one: the guest waits for it, no vCPU has run */
@@ -77,10 +75,10 @@ struct mig_session {
 	u64 retry_us;
 	/* both */
 	u64 work;                        /* done in this turn, in bytes sent or as much work as that */
-	u8 *state;                       /* MIG_STATE_PAGES frames */
+	u8 *state;                       /* STATE_PAGES frames */
 	size_t state_len, state_sent;
 	/* target */
-	bool verify_full, last_round, full_pending;
+	bool last_round, full_pending;   /* ROUND_END(last) has come; memory is being re-read before anything else is looked at */
 	u64 stopped_wall_us;             /* UTC when the source stopped the guest's clock, 0: unknown */
 	struct blk_info disks[CONFIG_MAX_DISKS]; /* as the guest knows them */
 	u64 disks_us;                    /* when they were looked at last */
@@ -96,7 +94,7 @@ struct mig_host {
 	u64 boot_id;                     /* changes with every start of this host */
 	u64 move_count;
 	struct mig_session *sessions[MIG_MAX_SESSIONS];
-	struct { struct mig_info info; u64 seq; bool used, live; } history[MIG_HISTORY];
+	struct mig_record { struct mig_info info; u64 seq; bool live; } history[MIG_HISTORY]; /* seq 0: free */
 	u64 history_seq;
 	struct ledger ledger;
 };

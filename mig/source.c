@@ -47,20 +47,13 @@ static void thaw(struct mig_session *s)
 		log_err("mig", "guest %s cannot run on: %s", vm->config.name, e.text);
 }
 
-static void untrack(struct mig_session *s)
-{
-	if (s->tracking)
-		dirty_stop(s->vm);
-	s->tracking = false;
-}
-
 /* The guest stays here. */
 static void source_fail(struct mig_session *s, const struct error *e)
 {
 	bool tell = s->stream && !s->stream->error.code && !stream_connecting(s->stream) && s->step > SRC_HELLO &&
 		    !s->peer_ended;
 
-	untrack(s);
+	dirty_stop(s->vm);
 	if (s->drain_us)
 		vm_undrain(s->vm);
 	s->drain_us = 0;
@@ -97,10 +90,9 @@ static void source_done(struct mig_session *s, u64 target_downtime_us)
 	i->downtime_us = now_us() - s->freeze_us;
 	i->downtime_ticks = host_tsc() - s->freeze_tsc;
 	i->epoch = s->key.epoch;
-	ledger_set(&mig_host->ledger, &s->key, LEDGER_MOVED);
 	i->error.code = 0;
 	session_set(s, s->step, "device", "resume");
-	untrack(s);
+	dirty_stop(s->vm);
 	log_info("mig", "guest %s moved to host %s: %llu us, %u rounds, %llu bytes, down %llu us (%llu us by the target)",
 		 s->key.guest, s->peer, (unsigned long long)i->total_us, i->round, (unsigned long long)i->transferred,
 		 (unsigned long long)i->downtime_us, (unsigned long long)target_downtime_us);
@@ -117,7 +109,6 @@ static void source_done(struct mig_session *s, u64 target_downtime_us)
 /* The target gave the right to run back. */
 static void source_returned(struct mig_session *s, const struct error *e)
 {
-	ledger_set(&mig_host->ledger, &s->key, LEDGER_RETURNED);
 	s->gave_up = false;
 	s->vm->owner = true;
 	snprintf(s->vm->owner_name, sizeof(s->vm->owner_name), "%s", mig_host->name);
@@ -134,11 +125,9 @@ static void source_gave_up(struct mig_session *s, const struct error *e)
 /* An operator has stopped the waiting copy: it will not run on whatever the target says, so its memory is free. */
 static void drop_stopped(struct mig_session *s)
 {
-	if (!s->gave_up || !s->ram_ready || !vm_is_dead(s->vm))
+	if (!s->gave_up || !s->ram.vm || !vm_is_dead(s->vm))
 		return;
-	untrack(s);
 	ram_free(&s->ram);
-	s->ram_ready = false;
 	vm_release(s->vm);
 }
 
@@ -412,12 +401,10 @@ static int precopy_begin(struct mig_session *s, struct error *e)
 	if (dirty_start(vm))
 		return error_set(e, E_NOMEM, "no memory for tracking the writes of guest %s: free some memory on this host",
 				 vm->config.name);
-	s->tracking = true;
-	if (ram_init(&s->ram, vm, MAX(vm->dirty_words, guest_gfn_end(vm) / 64)))
+	if (ram_init(&s->ram, vm, true))
 		return error_set(e, E_NOMEM, "no memory for the page table of the move of guest %s: free some memory on this host",
 				 vm->config.name);
-	s->ram_ready = true;
-	s->state = frame_alloc_n(MIG_STATE_PAGES);
+	s->state = frame_alloc_n(STATE_PAGES);
 	if (!s->state)
 		return error_set(e, E_NOMEM, "no memory for the state of guest %s: free some memory on this host",
 				 vm->config.name);
@@ -533,7 +520,6 @@ static int commit(struct mig_session *s, struct error *e)
 	struct vm *vm = s->vm;
 	struct wire_writer *w;
 
-	ledger_set(&mig_host->ledger, &s->key, LEDGER_GAVE_UP);
 	vm->owner = false;
 	snprintf(vm->owner_name, sizeof(vm->owner_name), "?");
 	s->gave_up = true;

@@ -5,6 +5,7 @@
 
 #define STATE_FORMAT 1u
 #define STATE_MAX_BYTES (256u << 10)  /* of a whole stream */
+#define STATE_PAGES (STATE_MAX_BYTES / PAGE_SIZE)
 #define STATE_MAX_INSTANCES 64u
 
 /* Writes every instance of vm into buf. vm_state_sync() comes first; nothing of the guest is changed.

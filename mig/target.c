@@ -226,10 +226,9 @@ static int make_guest(struct mig_session *s, const struct config_frame *f, struc
 	vm->state = RS_INMIGRATE;
 	if (vm->ram_bytes != f->config.memory_bytes)
 		return error_set(e, E_NOMEM, "guest %s got another amount of memory than it wants", f->config.name);
-	if (ram_init(&s->ram, vm, 0))
+	if (ram_init(&s->ram, vm, false))
 		goto nomem;
-	s->ram_ready = true;
-	s->state = frame_alloc_n(MIG_STATE_PAGES);
+	s->state = frame_alloc_n(STATE_PAGES);
 	if (!s->state)
 		goto nomem;
 	vm_state_changed(vm);
@@ -437,7 +436,7 @@ static int on_round_end(struct mig_session *s, struct wire_reader *r, struct err
 		return malformed(s, WIRE_ROUND_END, e);
 	session_round(s)->us += now_us() - s->step_us;
 	s->info->round = round;
-	s->verify_full = s->info->verify_full = full;
+	s->info->verify_full = full;
 	if (last) {
 		s->last_round = true;
 		s->full_pending = full;
@@ -506,7 +505,7 @@ static int on_final(struct mig_session *s, struct wire_reader *r, struct error *
 	paused = wire_u8(r);
 	full = wire_u8(r);
 	wire_u16(r);
-	if (!wire_done(r) || paused > 1 || full != s->verify_full || state_len != s->state_len)
+	if (!wire_done(r) || paused > 1 || full != s->info->verify_full || state_len != s->state_len)
 		return malformed(s, WIRE_FINAL, e);
 	rc = check_hash(s, fold, pages, e);
 	if (rc)
