@@ -180,6 +180,22 @@ int session_send_text(struct mig_session *s, enum wire_type type, const char *te
 	return wire_end(&s->out);
 }
 
+struct wire_writer *session_begin(struct mig_session *s, enum wire_type type)
+{
+	struct wire_writer *w = wire_begin(&s->out, type);
+
+	wire_put_u64(w, s->key.id);
+	wire_put_u64(w, s->key.epoch);
+	return w;
+}
+
+bool session_read_key(const struct mig_session *s, struct wire_reader *r)
+{
+	u64 id = wire_u64(r), epoch = wire_u64(r);
+
+	return !r->bad && id == s->key.id && epoch == s->key.epoch;
+}
+
 int session_send_hello(struct mig_session *s)
 {
 	struct wire_writer *w = wire_begin(&s->out, WIRE_HELLO);
@@ -248,6 +264,16 @@ int session_peer_text(struct mig_session *s, struct wire_reader *r, const char *
 	s->peer_ended = true;
 	wire_text(r, text, sizeof(text));
 	return error_set(e, E_STATE, "host %s %s: %.240s", s->peer, what, text[0] ? text : "it gave no reason");
+}
+
+int session_malformed(const struct mig_session *s, u32 type, struct error *e)
+{
+	return error_set(e, E_PROTO, "host %s sent a malformed %s", s->peer, wire_type_name(type));
+}
+
+int session_misplaced(const struct mig_session *s, u32 type, struct error *e)
+{
+	return error_set(e, E_PROTO, "host %s sent %s, which does not belong here", s->peer, wire_type_name(type));
 }
 
 static bool same_move(const struct mig_session *s, const struct ledger_key *k)

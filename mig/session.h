@@ -117,6 +117,9 @@ void session_end(struct mig_session *s);
 /* Frames without much in them. All return 0 or -E_RANGE. */
 int session_send_text(struct mig_session *s, enum wire_type type, const char *text) __must_check;
 int session_send_hello(struct mig_session *s) __must_check;
+/* Starts a frame that begins with the move's id and epoch; and checks those of one that has come. */
+struct wire_writer *session_begin(struct mig_session *s, enum wire_type type);
+bool session_read_key(const struct mig_session *s, struct wire_reader *r);
 int session_check_hello(struct mig_session *s, struct wire_reader *r, struct error *e) __must_check;
 /* Flushes; a stream error is returned with *e set. */
 int session_flush(struct mig_session *s, struct error *e) __must_check;
@@ -124,6 +127,9 @@ int session_flush(struct mig_session *s, struct error *e) __must_check;
 void session_keepalive(struct mig_session *s);
 /* The peer gave up or complained: its text, with its name, into *e. */
 int session_peer_text(struct mig_session *s, struct wire_reader *r, const char *what, struct error *e);
+/* What came is not what its type wants; or is not for now. -E_PROTO. */
+int session_malformed(const struct mig_session *s, u32 type, struct error *e);
+int session_misplaced(const struct mig_session *s, u32 type, struct error *e);
 /* The session of that move on this host as target, or NULL. */
 struct mig_session *session_find(const struct ledger_key *k);
 /* The incoming move of that guest from that host that is not settled yet, or NULL. */

@@ -499,9 +499,7 @@ static int send_final(struct mig_session *s)
 	struct vm *vm = s->vm;
 	struct wire_writer *w;
 
-	w = wire_begin(&s->out, WIRE_FINAL);
-	wire_put_u64(w, s->key.id);
-	wire_put_u64(w, s->key.epoch);
+	w = session_begin(s, WIRE_FINAL);
 	wire_put_u64(w, s->ram.fold);
 	wire_put_u64(w, ram_hash_bytes(s->state, s->state_len));
 	wire_put_u64(w, guest_ram_pages(vm));
@@ -523,9 +521,7 @@ static int commit(struct mig_session *s, struct error *e)
 	vm->owner = false;
 	snprintf(vm->owner_name, sizeof(vm->owner_name), "?");
 	s->gave_up = true;
-	w = wire_begin(&s->out, WIRE_COMMIT);
-	wire_put_u64(w, s->key.id);
-	wire_put_u64(w, s->key.epoch);
+	w = session_begin(s, WIRE_COMMIT);
 	wire_put_u64(w, now_us() - s->freeze_us);
 	session_set(s, SRC_COMMIT, "device", "commit");
 	return wire_end(&s->out) ? error_set(e, E_RANGE, "no room for COMMIT") : 0;
@@ -533,10 +529,8 @@ static int commit(struct mig_session *s, struct error *e)
 
 static int send_resolve(struct mig_session *s)
 {
-	struct wire_writer *w = wire_begin(&s->out, WIRE_RESOLVE);
+	struct wire_writer *w = session_begin(s, WIRE_RESOLVE);
 
-	wire_put_u64(w, s->key.id);
-	wire_put_u64(w, s->key.epoch);
 	wire_put_u64(w, s->move_boot);
 	wire_put_str(w, s->key.guest);
 	return wire_end(&s->out);
@@ -544,27 +538,15 @@ static int send_resolve(struct mig_session *s)
 
 /* --- what the target says --- */
 
-static bool read_key(struct mig_session *s, struct wire_reader *r)
-{
-	u64 id = wire_u64(r), epoch = wire_u64(r);
-
-	return !r->bad && id == s->key.id && epoch == s->key.epoch;
-}
-
-static int malformed(struct mig_session *s, u32 type, struct error *e)
-{
-	return error_set(e, E_PROTO, "host %s sent a malformed %s", s->peer, wire_type_name(type));
-}
-
 static int on_prepared(struct mig_session *s, struct wire_reader *r, struct error *e)
 {
 	u64 hash;
 
-	if (!read_key(s, r))
-		return malformed(s, WIRE_PREPARED, e);
+	if (!session_read_key(s, r))
+		return session_malformed(s, WIRE_PREPARED, e);
 	hash = wire_u64(r);
 	if (!wire_done(r))
-		return malformed(s, WIRE_PREPARED, e);
+		return session_malformed(s, WIRE_PREPARED, e);
 	if (hash != s->ram.fold)
 		return error_set(e, E_PROTO, "the memory that host %s received has another hash (%016llx) than what was sent (%016llx)",
 				 s->peer, (unsigned long long)hash, (unsigned long long)s->ram.fold);
@@ -578,7 +560,7 @@ static int on_round_echo(struct mig_session *s, struct wire_reader *r, struct er
 
 	wire_u32(r);
 	if (!wire_done(r) || !s->awaiting || round != s->info->round)
-		return malformed(s, WIRE_ROUND_END, e);
+		return session_malformed(s, WIRE_ROUND_END, e);
 	s->awaiting = false;
 	next_round(s);
 	return 0;
@@ -639,7 +621,7 @@ static int source_frame(struct mig_session *s, u32 type, struct wire_reader *r, 
 		break;
 	case WIRE_READY:
 		if (s->step == SRC_CONFIG)
-			return read_key(s, r) && wire_done(r) ? precopy_begin(s, e) : malformed(s, type, e);
+			return session_read_key(s, r) && wire_done(r) ? precopy_begin(s, e) : session_malformed(s, type, e);
 		break;
 	case WIRE_ROUND_END:
 		if (s->step == SRC_PRECOPY)
@@ -652,11 +634,11 @@ static int source_frame(struct mig_session *s, u32 type, struct wire_reader *r, 
 	case WIRE_COMMITTED:
 		if (s->step != SRC_COMMIT && s->step != SRC_RESOLVE)
 			break;
-		if (!read_key(s, r))
-			return malformed(s, type, e);
+		if (!session_read_key(s, r))
+			return session_malformed(s, type, e);
 		us = wire_u64(r);
 		if (!wire_done(r))
-			return malformed(s, type, e);
+			return session_malformed(s, type, e);
 		source_done(s, us);
 		return 0;
 	case WIRE_UNKNOWN:
@@ -666,7 +648,7 @@ static int source_frame(struct mig_session *s, u32 type, struct wire_reader *r, 
 	default:
 		break;
 	}
-	return error_set(e, E_PROTO, "host %s sent %s, which does not belong here", s->peer, wire_type_name(type));
+	return session_misplaced(s, type, e);
 }
 
 /* --- turns --- */

@@ -259,9 +259,7 @@ static int disks_turn(struct mig_session *s, struct error *e)
 	}
 	s->vm->reason[0] = 0; /* it waited for them */
 	session_set(s, TGT_RECEIVE, "active", "precopy");
-	w = wire_begin(&s->out, WIRE_READY);
-	wire_put_u64(w, s->key.id);
-	wire_put_u64(w, s->key.epoch);
+	w = session_begin(s, WIRE_READY);
 	return wire_end(&s->out);
 }
 
@@ -306,11 +304,6 @@ static int on_config(struct mig_session *s, struct wire_reader *r, struct error 
 
 /* --- pages --- */
 
-static int malformed(const struct mig_session *s, u32 type, struct error *e)
-{
-	return error_set(e, E_PROTO, "host %s sent a malformed %s", s->peer, wire_type_name(type));
-}
-
 static int put_page(struct mig_session *s, u64 gfn, const void *bytes, struct error *e)
 {
 	if (!guest_page(s->vm, gfn) || guest_write(s->vm, gpa(gfn << PAGE_SHIFT), bytes, PAGE_SIZE))
@@ -330,7 +323,7 @@ static int on_pages(struct mig_session *s, struct wire_reader *r, struct error *
 
 	if (r->bad || pages == 0 || pages > WIRE_MAX_PAGES || runs == 0 || runs > pages ||
 	    (size_t)(r->end - r->p) != runs * 16ul + pages * PAGE_SIZE)
-		return malformed(s, WIRE_PAGES, e);
+		return session_malformed(s, WIRE_PAGES, e);
 	list = wire_reader(wire_bytes(r, runs * 16ul), runs * 16ul);
 	data = wire_reader(r->p, pages * PAGE_SIZE);
 	for (u32 i = 0; i < runs; i++) {
@@ -338,7 +331,7 @@ static int on_pages(struct mig_session *s, struct wire_reader *r, struct error *
 		u32 count = wire_u32(&list), zero = wire_u32(&list);
 
 		if (zero || count == 0 || count > pages - done)
-			return malformed(s, WIRE_PAGES, e);
+			return session_malformed(s, WIRE_PAGES, e);
 		done += count;
 		for (; count; count--, gfn++) {
 			int rc = put_page(s, gfn, wire_bytes(&data, PAGE_SIZE), e);
@@ -348,7 +341,7 @@ static int on_pages(struct mig_session *s, struct wire_reader *r, struct error *
 		}
 	}
 	if (done != pages)
-		return malformed(s, WIRE_PAGES, e);
+		return session_malformed(s, WIRE_PAGES, e);
 	s->info->normal_pages += pages;
 	round->pages += pages;
 	round->bytes += s->in.length;
@@ -381,13 +374,13 @@ static int on_zero(struct mig_session *s, struct wire_reader *r, struct error *e
 	u32 runs = wire_u32(r), zero = wire_u32(r), left = WIRE_MAX_ZERO_PAGES;
 
 	if (r->bad || zero || runs == 0 || runs > WIRE_MAX_ZERO_RUNS || (size_t)(r->end - r->p) != runs * 16ul)
-		return malformed(s, WIRE_ZERO, e);
+		return session_malformed(s, WIRE_ZERO, e);
 	for (u32 i = 0; i < runs; i++) {
 		u64 gfn = wire_u64(r);
 		u32 count = wire_u32(r);
 
 		if (wire_u32(r) || count == 0 || count > left)
-			return malformed(s, WIRE_ZERO, e);
+			return session_malformed(s, WIRE_ZERO, e);
 		left -= count;
 		for (; count; count--, gfn++) {
 			int rc = put_zero(s, gfn, e);
@@ -406,7 +399,7 @@ static int on_console(struct mig_session *s, struct wire_reader *r, struct error
 	size_t len = (size_t)(r->end - r->p), done = 0;
 
 	if (r->bad || len > CONSOLE_RING_BYTES || from < vm->console_total || from + len < from)
-		return malformed(s, WIRE_CONSOLE, e);
+		return session_malformed(s, WIRE_CONSOLE, e);
 	while (vm->console && done < len) {
 		u64 at = (from + done) % CONSOLE_RING_BYTES;
 		size_t n = MIN(len - done, (size_t)(CONSOLE_RING_BYTES - at));
@@ -433,7 +426,7 @@ static int on_round_end(struct mig_session *s, struct wire_reader *r, struct err
 
 	wire_u16(r);
 	if (!wire_done(r) || last > 1 || full > 1 || s->last_round)
-		return malformed(s, WIRE_ROUND_END, e);
+		return session_malformed(s, WIRE_ROUND_END, e);
 	session_round(s)->us += now_us() - s->step_us;
 	s->info->round = round;
 	s->info->verify_full = full;
@@ -458,17 +451,10 @@ static int on_state(struct mig_session *s, struct wire_reader *r, struct error *
 	size_t len = (size_t)(r->end - r->p);
 
 	if (!s->last_round || len == 0 || len > STATE_MAX_BYTES - s->state_len)
-		return malformed(s, WIRE_STATE, e);
+		return session_malformed(s, WIRE_STATE, e);
 	memcpy(s->state + s->state_len, r->p, len);
 	s->state_len += len;
 	return 0;
-}
-
-static bool read_key(struct mig_session *s, struct wire_reader *r)
-{
-	u64 id = wire_u64(r), epoch = wire_u64(r);
-
-	return !r->bad && id == s->key.id && epoch == s->key.epoch;
 }
 
 static int check_hash(struct mig_session *s, u64 fold, u64 pages, struct error *e)
@@ -494,8 +480,8 @@ static int on_final(struct mig_session *s, struct wire_reader *r, struct error *
 	struct wire_writer *w;
 	int rc;
 
-	if (!s->last_round || !read_key(s, r))
-		return malformed(s, WIRE_FINAL, e);
+	if (!s->last_round || !session_read_key(s, r))
+		return session_malformed(s, WIRE_FINAL, e);
 	fold = wire_u64(r);
 	state_hash = wire_u64(r);
 	pages = wire_u64(r);
@@ -506,7 +492,7 @@ static int on_final(struct mig_session *s, struct wire_reader *r, struct error *
 	full = wire_u8(r);
 	wire_u16(r);
 	if (!wire_done(r) || paused > 1 || full != s->info->verify_full || state_len != s->state_len)
-		return malformed(s, WIRE_FINAL, e);
+		return session_malformed(s, WIRE_FINAL, e);
 	rc = check_hash(s, fold, pages, e);
 	if (rc)
 		return rc;
@@ -529,9 +515,7 @@ static int on_final(struct mig_session *s, struct wire_reader *r, struct error *
 		s->vm->started_us = now_us() - muldiv64(tsc, 1000000, vm_tsc_hz(s->vm));
 	ledger_set(&mig_host->ledger, &s->key, LEDGER_PREPARED);
 	session_set(s, TGT_PREPARED, "device", "commit");
-	w = wire_begin(&s->out, WIRE_PREPARED);
-	wire_put_u64(w, s->key.id);
-	wire_put_u64(w, s->key.epoch);
+	w = session_begin(s, WIRE_PREPARED);
 	wire_put_u64(w, s->ram.fold);
 	return wire_end(&s->out);
 }
@@ -540,10 +524,8 @@ static int on_final(struct mig_session *s, struct wire_reader *r, struct error *
 
 static int send_committed(struct mig_session *s, u64 down_us)
 {
-	struct wire_writer *w = wire_begin(&s->out, WIRE_COMMITTED);
+	struct wire_writer *w = session_begin(s, WIRE_COMMITTED);
 
-	wire_put_u64(w, s->key.id);
-	wire_put_u64(w, s->key.epoch);
 	wire_put_u64(w, down_us);
 	return wire_end(&s->out);
 }
@@ -554,11 +536,11 @@ static int on_commit(struct mig_session *s, struct wire_reader *r, struct error 
 	u64 t0 = now_us(), tsc0 = host_tsc(), frozen_us;
 	int rc;
 
-	if (!read_key(s, r))
-		return malformed(s, WIRE_COMMIT, e);
+	if (!session_read_key(s, r))
+		return session_malformed(s, WIRE_COMMIT, e);
 	frozen_us = wire_u64(r);
 	if (!wire_done(r) || frozen_us > 1ull << 60)
-		return malformed(s, WIRE_COMMIT, e);
+		return session_malformed(s, WIRE_COMMIT, e);
 	session_set(s, s->step, "device", "resume");
 	ledger_set(&mig_host->ledger, &s->key, LEDGER_COMMITTED);
 	vm->owner = true;
@@ -605,7 +587,7 @@ static int on_resolve(struct mig_session *s, struct wire_reader *r, struct error
 	wire_str(r, k.guest, sizeof(k.guest));
 	snprintf(k.source, sizeof(k.source), "%s", s->peer);
 	if (!wire_done(r))
-		return malformed(s, WIRE_RESOLVE, e);
+		return session_malformed(s, WIRE_RESOLVE, e);
 	s->key = k;
 	if (boot != mig_host->boot_id) {
 		rc = session_send_text(s, WIRE_UNKNOWN, "this host has been restarted since: if the guest ran here, it is gone; to "
@@ -649,9 +631,9 @@ static int receive_frame(struct mig_session *s, u32 type, struct wire_reader *r,
 {
 	switch (type) {
 	case WIRE_PAGES:
-		return s->last_round ? malformed(s, type, e) : on_pages(s, r, e);
+		return s->last_round ? session_malformed(s, type, e) : on_pages(s, r, e);
 	case WIRE_ZERO:
-		return s->last_round ? malformed(s, type, e) : on_zero(s, r, e);
+		return s->last_round ? session_malformed(s, type, e) : on_zero(s, r, e);
 	case WIRE_CONSOLE:
 		return on_console(s, r, e);
 	case WIRE_ROUND_END:
@@ -661,7 +643,7 @@ static int receive_frame(struct mig_session *s, u32 type, struct wire_reader *r,
 	case WIRE_FINAL:
 		return on_final(s, r, e);
 	default:
-		return error_set(e, E_PROTO, "host %s sent %s, which does not belong here", s->peer, wire_type_name(type));
+		return session_misplaced(s, type, e);
 	}
 }
 
@@ -683,7 +665,7 @@ static int target_frame(struct mig_session *s, u32 type, struct wire_reader *r, 
 		return on_resolve(s, r, e);
 	if (s->step == TGT_PREPARED && type == WIRE_COMMIT)
 		return on_commit(s, r, e);
-	return error_set(e, E_PROTO, "host %s sent %s, which does not belong here", s->peer, wire_type_name(type));
+	return session_misplaced(s, type, e);
 }
 
 /* Re-reads memory before FINAL is looked at. 1: still at it. */
