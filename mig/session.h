@@ -135,6 +135,21 @@ struct mig_session *session_find(const struct ledger_key *k);
 /* The incoming move of that guest from that host that is not settled yet, or NULL. */
 struct mig_session *session_find_incoming(const char *guest, const char *source);
 
+/* --- definition.c --- */
+struct definition { struct guest_config config; u64 tsc_hz; const u8 *cpu; u16 cpu_len; }; /* cpu: in the frame */
+/* Source: queues CONFIG. -E_RANGE. */
+int definition_send(struct mig_session *s, struct error *e) __must_check;
+/* Target: reads and checks it; the key and what the guest has seen of its disks go into s. -E_PROTO, -E_UNSUPPORTED. */
+int definition_read(struct mig_session *s, struct wire_reader *r, struct definition *d, struct error *e) __must_check;
+
+/* --- precopy.c: the source's rounds, from READY until all of the guest's memory is on its way --- */
+int precopy_begin(struct mig_session *s, struct error *e) __must_check;
+/* The output is empty: queues what comes next of the round, or freezes the guest. 1: something was done, 0: waiting for the
+ * target or for the guest's devices. After the last round the step is SRC_VERIFY. */
+int precopy_produce(struct mig_session *s, struct error *e) __must_check;
+/* The target has worked off that round. -E_PROTO: there is no such. */
+int precopy_echo(struct mig_session *s, struct wire_reader *r, struct error *e) __must_check;
+
 /* --- source.c, target.c: one bounded turn; true if there was something to do --- */
 bool source_poll(struct mig_session *s);
 bool target_poll(struct mig_session *s);

@@ -77,112 +77,6 @@ void target_abort(struct mig_session *s, const char *text)
 
 /* --- CONFIG --- */
 
-static bool name_ok(const char *name)
-{
-	for (const char *p = name; *p; p++)
-		if (!((*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9') || *p == '-' ||
-		      *p == '_' || *p == '.'))
-			return false;
-	return name[0] != 0;
-}
-
-static void read_nics(struct wire_reader *r, struct guest_config *c)
-{
-	c->n_nics = wire_u16(r);
-	if (c->n_nics > CONFIG_MAX_NICS)
-		r->bad = true;
-	for (u32 i = 0; !r->bad && i < c->n_nics; i++) {
-		struct nic_config *nic = &c->nics[i];
-		const u8 *mac;
-
-		wire_str(r, nic->network, sizeof(nic->network));
-		mac = wire_bytes(r, sizeof(nic->mac));
-		if (mac)
-			memcpy(nic->mac, mac, sizeof(nic->mac));
-		nic->vlan = wire_u16(r);
-		r->bad |= !name_ok(nic->network) || !config_mac_ok(nic->mac) || nic->vlan > VLAN_MAX;
-	}
-}
-
-static void read_disks(struct wire_reader *r, struct guest_config *c, struct blk_info *info)
-{
-	c->n_disks = wire_u16(r);
-	if (c->n_disks > CONFIG_MAX_DISKS)
-		r->bad = true;
-	for (u32 i = 0; !r->bad && i < c->n_disks; i++) {
-		struct disk_config *d = &c->disks[i];
-		u32 flags;
-
-		d->kind = wire_u32(r);
-		flags = wire_u32(r);
-		d->tls = flags & 1;
-		d->read_only = flags >> 1 & 1;
-		d->bytes = wire_u64(r);
-		d->address = wire_u32(r);
-		d->timeout_ms = wire_u32(r);
-		d->port = wire_u16(r);
-		wire_str(r, d->image, sizeof(d->image));
-		wire_str(r, d->export_name, sizeof(d->export_name));
-		wire_str(r, d->serial, sizeof(d->serial));
-		info[i].bytes = wire_u64(r);
-		info[i].hash = wire_u64(r);
-		info[i].block = wire_u32(r);
-		info[i].features = wire_u32(r);
-		if (d->kind > DISK_NBD || flags > 3 || (d->kind == DISK_RAM && (!d->bytes || d->bytes % 512 || d->bytes > 1ull << 40)) ||
-		    (d->kind == DISK_NBD && !d->port) || (d->kind == DISK_IMAGE && !d->image[0]) || info[i].bytes % 512 ||
-		    (info[i].bytes && (info[i].block < 512 || info[i].block > 4096 || info[i].block & (info[i].block - 1))))
-			r->bad = true;
-	}
-}
-
-struct config_frame { struct guest_config config; u64 tsc_hz; const u8 *cpu; u16 cpu_len; };
-
-static int read_config(struct mig_session *s, struct wire_reader *r, struct config_frame *f, struct error *e)
-{
-	struct guest_config *c = &f->config;
-	u32 flags;
-
-	s->key.id = wire_u64(r);
-	s->key.epoch = wire_u64(r);
-	c->memory_bytes = wire_u64(r);
-	f->tsc_hz = wire_u64(r);
-	c->vcpus = wire_u32(r);
-	c->weight = wire_u32(r);
-	flags = wire_u32(r);
-	c->debug_exit = flags & 1;
-	c->console_serial = flags >> 1 & 1;
-	wire_str(r, c->name, sizeof(c->name));
-	wire_str(r, c->os_type, sizeof(c->os_type));
-	wire_str(r, c->cpu, sizeof(c->cpu));
-	wire_str(r, c->kernel, sizeof(c->kernel));
-	wire_str(r, c->initrd, sizeof(c->initrd));
-	wire_str(r, c->cmdline, sizeof(c->cmdline));
-	c->n_modules = wire_u16(r);
-	if (c->n_modules > CONFIG_MAX_MODULES)
-		r->bad = true;
-	for (u32 i = 0; !r->bad && i < c->n_modules; i++)
-		wire_str(r, c->modules[i], sizeof(c->modules[i]));
-	read_nics(r, c);
-	f->cpu_len = wire_u16(r);
-	f->cpu = wire_bytes(r, f->cpu_len);
-	read_disks(r, c, s->disks);
-	if (!wire_done(r) || flags > 3)
-		return error_set(e, E_PROTO, "host %s sent a malformed guest definition", s->peer);
-	if (!name_ok(c->name))
-		return error_set(e, E_PROTO, "host %s sent a guest with an unusable name", s->peer);
-	if (c->memory_bytes % PAGE_2M || c->memory_bytes < (4u << 20) || c->memory_bytes > 1ull << 40)
-		return error_set(e, E_PROTO, "guest %s has %llu bytes of memory, which cannot be", c->name,
-				 (unsigned long long)c->memory_bytes);
-	if (c->vcpus < 1 || c->vcpus > VM_MAX_VCPUS)
-		return error_set(e, E_UNSUPPORTED, "guest %s has %u vCPUs, this version of Godwit runs guests with 1 to %u", c->name,
-				 c->vcpus, VM_MAX_VCPUS);
-	if (c->weight == 0 || c->weight > CONFIG_MAX_WEIGHT)
-		return error_set(e, E_PROTO, "guest %s has the weight %u, which cannot be", c->name, c->weight);
-	if (s->key.epoch == 0)
-		return error_set(e, E_PROTO, "guest %s comes with epoch 0", c->name);
-	return 0;
-}
-
 /* Makes room for the name: an inactive entry goes, a live one stays and is the reason to refuse. */
 static int take_name(struct mig_session *s, const char *name, struct error *e)
 {
@@ -212,20 +106,20 @@ static int take_name(struct mig_session *s, const char *name, struct error *e)
 	return 0;
 }
 
-static int make_guest(struct mig_session *s, const struct config_frame *f, struct error *e)
+static int make_guest(struct mig_session *s, const struct definition *d, struct error *e)
 {
-	struct vm *vm = vm_create(&f->config, e);
+	struct vm *vm = vm_create(&d->config, e);
 
 	if (!vm)
-		return error_set(e, E_NOMEM, "guest %s could not be made", f->config.name);
+		return error_set(e, E_NOMEM, "guest %s could not be made", d->config.name);
 	s->vm = vm;
 	vm->mig = s;
 	vm->owner = false;
 	vm->epoch = s->key.epoch - 1;
 	snprintf(vm->owner_name, sizeof(vm->owner_name), "%s", s->peer);
 	vm->state = RS_INMIGRATE;
-	if (vm->ram_bytes != f->config.memory_bytes)
-		return error_set(e, E_NOMEM, "guest %s got another amount of memory than it wants", f->config.name);
+	if (vm->ram_bytes != d->config.memory_bytes)
+		return error_set(e, E_NOMEM, "guest %s got another amount of memory than it wants", d->config.name);
 	if (ram_init(&s->ram, vm, false))
 		goto nomem;
 	s->state = frame_alloc_n(STATE_PAGES);
@@ -235,14 +129,13 @@ static int make_guest(struct mig_session *s, const struct config_frame *f, struc
 	return 0;
 nomem:
 	return error_set(e, E_NOMEM, "no memory left on this host for the move of guest %s: stop or move a guest there",
-			 f->config.name);
+			 d->config.name);
 }
 
 /* READY is said when all disks are there, and the same that the guest knows. Their connections may break while pages come,
  * too, and no vCPU is there that would have them made anew. */
 static int disks_turn(struct mig_session *s, struct error *e)
 {
-	struct wire_writer *w;
 	struct error why = { 0 };
 	int rc = vm_disks_check(s->vm, s->disks, &why);
 
@@ -259,43 +152,43 @@ static int disks_turn(struct mig_session *s, struct error *e)
 	}
 	s->vm->reason[0] = 0; /* it waited for them */
 	session_set(s, TGT_RECEIVE, "active", "precopy");
-	w = session_begin(s, WIRE_READY);
+	session_begin(s, WIRE_READY);
 	return wire_end(&s->out);
 }
 
 static int on_config(struct mig_session *s, struct wire_reader *r, struct error *e)
 {
-	struct config_frame f = { 0 };
+	struct definition d = { 0 };
 	int rc;
 
 	snprintf(s->key.source, sizeof(s->key.source), "%s", s->peer);
-	rc = read_config(s, r, &f, e);
+	rc = definition_read(s, r, &d, e);
 	if (rc)
 		return rc;
-	snprintf(s->key.guest, sizeof(s->key.guest), "%s", f.config.name);
+	snprintf(s->key.guest, sizeof(s->key.guest), "%s", d.config.name);
 	if (ledger_get(&mig_host->ledger, &s->key) != LEDGER_NONE)
 		return error_set(e, E_PROTO, "this move of guest %s was decided before: begin a new one", s->key.guest);
-	rc = vm_cpu_compat_check(f.cpu, f.cpu_len, e);
+	rc = vm_cpu_compat_check(d.cpu, d.cpu_len, e);
 	if (rc)
 		return error_set(e, E_UNSUPPORTED, "this host's CPU cannot run guest %s", s->key.guest);
-	rc = virtio_net_check(&f.config, e);
+	rc = virtio_net_check(&d.config, e);
 	if (rc)
 		return rc;
-	rc = take_name(s, f.config.name, e);
+	rc = take_name(s, d.config.name, e);
 	if (rc)
 		return rc;
-	f.config.autostart = s->had_stale && s->stale.config.autostart; /* the host's own affair */
-	if (!session_info(s, f.config.name))
+	d.config.autostart = s->had_stale && s->stale.config.autostart; /* the host's own affair */
+	if (!session_info(s, d.config.name))
 		return error_set(e, E_BUSY, "too many moves at a time: try again later");
 	session_set(s, s->step, "setup", "connect");
-	rc = make_guest(s, &f, e);
+	rc = make_guest(s, &d, e);
 	if (rc)
 		return rc;
 	s->info->epoch = s->vm->epoch;
-	s->info->total_bytes = f.config.memory_bytes;
+	s->info->total_bytes = d.config.memory_bytes;
 	s->info->setup_us = now_us() - s->started_us;
 	log_info("mig", "guest %s: coming from host %s (%llu MiB, TSC %llu kHz, epoch %llu)", s->key.guest, s->peer,
-		 (unsigned long long)f.config.memory_bytes >> 20, (unsigned long long)f.tsc_hz / 1000,
+		 (unsigned long long)d.config.memory_bytes >> 20, (unsigned long long)d.tsc_hz / 1000,
 		 (unsigned long long)s->key.epoch);
 	session_next_round(s);
 	session_set(s, TGT_DISKS, "setup", "connect");
