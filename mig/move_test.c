@@ -1375,6 +1375,7 @@ static void test_never_drains(void **state)
 /* What the guest writes while its disks come to rest slowly does not make its freeze long. */
 static void test_slow_drain(void **state)
 {
+	struct mig_params p = { .host = "b", .ip = 1, .port = 4789, .freeze_budget_ms = 5, .max_rounds = 1000 };
 	struct mig_info i;
 
 	(void)state;
@@ -1389,6 +1390,20 @@ static void test_slow_drain(void **state)
 	i = info_of(FAKE_A);
 	assert_true(i.rounds[i.n_rounds - 1].pages + i.rounds[i.n_rounds - 1].zero < 200);
 	assert_int_equal(i.n_rounds, i.round);
+	finish();
+
+	/* But its disks do not wait for ever for a guest that writes more than the link takes. */
+	fake_setup(5);
+	mig_timeouts.drain = 300000;
+	world->drain_turns = 90;
+	fake_switch(FAKE_A);
+	assert_int_equal(mig_start(fake_guest(FAKE_A), &p, NULL), 0);
+	while (!fake_vm(fake_guest(FAKE_A))->drained)
+		fake_step(STEP_US);
+	world->writes_per_run = 2000;
+	assert_true(settle(3000));
+	assert_int_equal(outcome(), MOVED);
+	assert_true(info_of(FAKE_A).round < 20);
 	finish();
 }
 

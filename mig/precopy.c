@@ -202,9 +202,10 @@ static u64 freeze_budget_us(const struct mig_session *s)
 	return s->params.freeze_budget_ms * 1000ull;
 }
 
+/* As many as may be; or its disks have waited long enough for it. */
 static bool rounds_over(const struct mig_session *s)
 {
-	return s->info->round >= s->params.max_rounds;
+	return s->info->round >= s->params.max_rounds || (s->drained && now_us() - s->drain_us > mig_timeouts.drain);
 }
 
 /* Takes up what the guest has written meanwhile: can all that is left be sent while it is frozen? */
