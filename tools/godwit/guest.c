@@ -78,9 +78,12 @@ static int guest_wait(struct guest_args *a, struct answer *at, struct fail *f)
 							     " connection to host '%s': 'godwit status' shows whether it has",
 							     a->at.guest, at->host->name) : code;
 		lives = guest_lives_on(now, at->host->name);
+		if (!strcmp(json_text(now, "status", ""), "postmigrate"))
+			code = fail_set(f, GW_BAD_END, "the guest '%s' was asked to shut down, but moved to host '%s' meanwhile: stop it there",
+					a->at.guest, json_text(now, "owner", "?"));
 		cJSON_Delete(now);
-		if (!lives)
-			return GW_OK;
+		if (code || !lives)
+			return code;
 		if (now_ms() >= until)
 			return fail_set(f, GW_BAD_END, "the guest '%s' on host '%s' was asked to shut down, but still runs after %u s:"
 					" look at its console, wait longer (--wait), or switch it off with 'godwit stop %s --force'",

@@ -105,11 +105,15 @@ def test_stop_asks_the_guest(env):
         return a.guests
     a.handlers["query-guests"] = later
     has(env.run("stop", "g", code=0).out, "was shut down")
+    del a.handlers["query-guests"]
+    # It was on its way to another host.
+    a.find("g").update(status="running", running=True)
+    a.handlers["system_powerdown"] = lambda args: a.find("g").update(status="postmigrate", running=False, owner="b")
+    has(env.run("stop", "g", code=6).err, "moved to host 'b' meanwhile: stop it there")
 
     def deaf(_args):
         raise QmpError("GenericError", "guest g does not listen to its power button")
-    del a.handlers["query-guests"]
-    a.find("g").update(status="running", running=True)
+    a.find("g").update(status="running", running=True, owner="a")
     a.handlers["system_powerdown"] = deaf
     has(env.run("stop", "g", code=1).err, "does not listen")
     equal(a.find("g")["status"], "running")
