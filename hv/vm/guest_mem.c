@@ -8,7 +8,7 @@
 #define HIGH_RAM (4ull << 30)
 /*
  * Clearing a big guest's memory takes seconds, in which its host would serve nobody. So it is cleared 2 MiB at a time, by
- * the first who writes or, for the guest, touches: until then a piece is cold, reads as zero, and is not in the EPT.
+ * the first who writes or, for the guest, touches: until then a piece is cold, reads as zero, and is hidden in the EPT.
  */
 #define RAM_COLD 1ull
 
