@@ -150,7 +150,6 @@ static void read_madt(const struct sdt *t)
 
 	if (t->length < 44)
 		return;
-	facts.lapic = get(t, 36, 4);
 	for (u32 o = 44; o + 2 <= t->length; o += len) {
 		len = get(t, o + 1, 1);
 		if (len < 2 || len > t->length - o)
@@ -163,10 +162,6 @@ static void read_madt(const struct sdt *t)
 		case 1: /* I/O APIC */
 			if (len >= 12 && facts.n_ioapics < ACPI_MAX_IOAPICS)
 				facts.ioapic[facts.n_ioapics++] = get(t, o + 4, 4);
-			break;
-		case 5: /* local APIC address override */
-			if (len >= 12)
-				facts.lapic = get(t, o + 4, 8);
 			break;
 		case 9: /* processor local x2APIC */
 			if (len >= 16 && get(t, o + 8, 4) & 1 && get(t, o + 4, 4) != 0xffffffff)
@@ -192,13 +187,6 @@ void acpi_init(u64 rsdp, u64 mapped_end)
 	t = find_table(rsdp, "APIC");
 	if (t)
 		read_madt(t);
-	t = find_table(rsdp, "MCFG");
-	for (u32 o = 44; t && o + 16 <= t->length; o += 16)
-		if (!get(t, o + 8, 2)) {
-			facts.mcfg_base = get(t, o, 8);
-			facts.mcfg_bus_start = get(t, o + 10, 1);
-			facts.mcfg_bus_end = get(t, o + 11, 1);
-		}
 }
 
 const struct acpi_facts *acpi_facts(void)

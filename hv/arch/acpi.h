@@ -22,9 +22,6 @@ struct acpi_facts {
 	u32 apic_id[ACPI_MAX_CPUS]; /* of the first of these */
 	u32 n_ioapics;
 	u32 ioapic[ACPI_MAX_IOAPICS]; /* physical addresses */
-	u64 lapic;               /* physical address of the xAPIC page */
-	u64 mcfg_base;           /* PCI ECAM of segment 0, 0: none */
-	u8 mcfg_bus_start, mcfg_bus_end;
 };
 
 /* Reads the tables at rsdp (physical, 0: none), all of which must lie below mapped_end. Bad checksums and lengths make a table count as absent. */

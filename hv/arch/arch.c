@@ -65,9 +65,7 @@ static void report(const struct boot_info *bi)
 
 	log_info("cpu", "%s, %u CPU(s)", caps.cpu_name, caps.n_cpus);
 	if (caps.usable) /* what is missing otherwise is told by hv_main(), where it matters */
-		log_info("cpu", "VT-x usable:%s%s%s%s%s%s", caps.vpid ? " VPID" : "", caps.pml ? " PML" : "",
-			caps.tsc_scaling ? " TSC-scaling" : "", caps.apicv ? " APICv" : "",
-			caps.posted_interrupts ? " posted-interrupts" : "", caps.xsaves ? " XSAVES" : "");
+		log_info("cpu", "VT-x usable%s%s", caps.vpid ? ", VPID" : "", caps.tsc_scaling ? ", TSC scaling" : "");
 	log_info("mm", "memory %llu MiB, free %llu MiB, hypervisor %llu KiB", (unsigned long long)m.total >> 20,
 		(unsigned long long)m.free >> 20, (unsigned long long)m.hypervisor >> 10);
 	for (u32 i = 0; i < bi->config.n_errors; i++)

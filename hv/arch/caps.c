@@ -39,7 +39,7 @@ static void read_name(struct host_caps *c)
 		c->cpu_name[--n] = 0;
 }
 
-/* State components that we enable, and the size of their standard-format XSAVE area (SDM "XSAVE-Managed State"). */
+/* State components that we enable (SDM "XSAVE-Managed State"). */
 static void read_xsave(struct host_caps *c)
 {
 	const u64 want = XCR0_X87 | XCR0_SSE | XCR0_AVX | XCR0_AVX512;
@@ -49,12 +49,6 @@ static void read_xsave(struct host_caps *c)
 	if ((have & XCR0_AVX512) != XCR0_AVX512 || !(have & XCR0_AVX))
 		have &= ~XCR0_AVX512; /* XSETBV takes #GP on part of them */
 	c->xcr0 = have | XCR0_X87;
-	c->xsave_size = 512 + 64;
-	for (u32 i = 2; i < 63; i++)
-		if (c->xcr0 & BIT(i)) {
-			r = cpuid(0xd, i);
-			c->xsave_size = MAX(c->xsave_size, r.eax + r.ebx);
-		}
 }
 
 static bool vmx_allowed(struct host_caps *c)
@@ -67,7 +61,6 @@ static bool vmx_allowed(struct host_caps *c)
 		if (wrmsr_safe(MSR_IA32_FEATURE_CONTROL, fc))
 			fc = 0;
 	}
-	c->vmx.feature_control = fc;
 	if (fc & FEATURE_CONTROL_VMX_OUTSIDE_SMX)
 		return true;
 	miss(c, "VT-x is locked off by firmware (IA32_FEATURE_CONTROL)");
@@ -75,82 +68,66 @@ static bool vmx_allowed(struct host_caps *c)
 	return false;
 }
 
-static u64 true_ctls(struct vmx_caps *v, u32 msr, u32 true_msr)
-{
-	return rdmsr(v->basic & BIT(55) ? true_msr : msr);
-}
+enum word { BASIC, PIN, PROC, PROC2, EXIT, ENTRY, EPT_VPID, N_WORDS };
+
+#define NEED(word, bits, what) { word, bits, what }
+static const struct { enum word word; u64 bits; const char *what; } needs[] = {
+	NEED(PROC2, BIT(1), "extended page tables (EPT)"),
+	NEED(EPT_VPID, BIT(6) | BIT(14), "EPT: page walk of 4 levels in write-back memory"),
+	NEED(EPT_VPID, BIT(16), "EPT: 2 MiB pages"),
+	NEED(EPT_VPID, BIT(21), "EPT: accessed and dirty flags"),
+	NEED(EPT_VPID, BIT(20) | BIT(26), "INVEPT of all contexts"),
+	NEED(PROC2, BIT(7), "unrestricted guest"),
+	NEED(PIN, BIT(6), "VMX-preemption timer"),
+	NEED(PIN, BIT(0) | BIT(3), "external-interrupt and NMI exiting"),
+	NEED(PROC, BIT(28), "MSR bitmaps"),
+	NEED(PROC, BIT(25), "I/O bitmaps"),
+	NEED(EXIT, BIT(9), "64-bit host"),
+	NEED(ENTRY, BIT(9), "64-bit guest"),
+	NEED(EXIT, BIT(20) | BIT(21), "saving and loading IA32_EFER at VM exit"),
+	NEED(ENTRY, BIT(15), "loading IA32_EFER at VM entry"),
+	NEED(EXIT, BIT(18) | BIT(19), "saving and loading IA32_PAT at VM exit"),
+	NEED(ENTRY, BIT(14), "loading IA32_PAT at VM entry"),
+	NEED(BASIC, BIT(55), "TRUE control capability MSRs"),
+};
+_Static_assert(ARRAY_SIZE(needs) + 2 <= CAPS_MAX_MISSING, "there is room for all that can be missing");
 
 static void read_vmx(struct host_caps *c)
 {
 	struct vmx_caps *v = &c->vmx;
-	u32 pin, proc, proc2, exit, entry;
+	u64 w[N_WORDS], ept_vpid = 0;
+	bool exact;
 
 	v->basic = rdmsr(MSR_IA32_VMX_BASIC);
-	v->misc = rdmsr(MSR_IA32_VMX_MISC);
-	v->pin = true_ctls(v, MSR_IA32_VMX_PINBASED_CTLS, MSR_IA32_VMX_TRUE_PINBASED_CTLS);
-	v->proc = true_ctls(v, MSR_IA32_VMX_PROCBASED_CTLS, MSR_IA32_VMX_TRUE_PROCBASED_CTLS);
-	v->exit = true_ctls(v, MSR_IA32_VMX_EXIT_CTLS, MSR_IA32_VMX_TRUE_EXIT_CTLS);
-	v->entry = true_ctls(v, MSR_IA32_VMX_ENTRY_CTLS, MSR_IA32_VMX_TRUE_ENTRY_CTLS);
-	v->cr0_fixed0 = rdmsr(MSR_IA32_VMX_CR0_FIXED0);
-	v->cr0_fixed1 = rdmsr(MSR_IA32_VMX_CR0_FIXED1);
-	v->cr4_fixed0 = rdmsr(MSR_IA32_VMX_CR4_FIXED0);
-	v->cr4_fixed1 = rdmsr(MSR_IA32_VMX_CR4_FIXED1);
+	exact = v->basic & BIT(55);
+	v->pin = rdmsr(exact ? MSR_IA32_VMX_TRUE_PINBASED_CTLS : MSR_IA32_VMX_PINBASED_CTLS);
+	v->proc = rdmsr(exact ? MSR_IA32_VMX_TRUE_PROCBASED_CTLS : MSR_IA32_VMX_PROCBASED_CTLS);
+	v->exit = rdmsr(exact ? MSR_IA32_VMX_TRUE_EXIT_CTLS : MSR_IA32_VMX_EXIT_CTLS);
+	v->entry = rdmsr(exact ? MSR_IA32_VMX_TRUE_ENTRY_CTLS : MSR_IA32_VMX_ENTRY_CTLS);
 	/* The upper half of a capability MSR says which controls may be 1; these MSRs exist only if the control above does
 	 * (SDM "VMX Capability Reporting Facility"). */
 	if (v->proc >> 32 & BIT(31))
 		v->proc2 = rdmsr(MSR_IA32_VMX_PROCBASED_CTLS2);
 	if (v->proc2 >> 32 & (BIT(1) | BIT(5)))
-		v->ept_vpid = rdmsr(MSR_IA32_VMX_EPT_VPID_CAP);
-	if (v->proc2 >> 32 & BIT(13))
-		v->vmfunc = rdmsr(MSR_IA32_VMX_VMFUNC);
-	pin = v->pin >> 32;
-	proc = v->proc >> 32;
-	proc2 = v->proc2 >> 32;
-	exit = v->exit >> 32;
-	entry = v->entry >> 32;
-
-	if (!(proc & BIT(31)) || !(proc2 & BIT(1)))
-		miss(c, "extended page tables (EPT)");
-	else {
-		if (!(v->ept_vpid & BIT(6)) || !(v->ept_vpid & BIT(14)))
-			miss(c, "EPT: page walk of 4 levels in write-back memory");
-		if (!(v->ept_vpid & BIT(16)))
-			miss(c, "EPT: 2 MiB pages");
-		if (!(v->ept_vpid & BIT(21)))
-			miss(c, "EPT: accessed and dirty flags");
-		if (!(v->ept_vpid & BIT(20)) || !(v->ept_vpid & BIT(26)))
-			miss(c, "INVEPT of all contexts");
-	}
-	if (!(proc2 & BIT(7)))
-		miss(c, "unrestricted guest");
-	if (!(pin & BIT(6)))
-		miss(c, "VMX-preemption timer");
-	if (!(pin & BIT(0)) || !(pin & BIT(3)))
-		miss(c, "external-interrupt and NMI exiting");
-	if (!(proc & BIT(28)))
-		miss(c, "MSR bitmaps");
-	if (!(proc & BIT(25)))
-		miss(c, "I/O bitmaps");
-	if (!(exit & BIT(9)) || !(entry & BIT(9)))
-		miss(c, "64-bit host and guest");
-	if (!(exit & BIT(20)) || !(exit & BIT(21)) || !(entry & BIT(15)))
-		miss(c, "saving and loading IA32_EFER at VM exit and entry");
-	if (!(exit & BIT(18)) || !(exit & BIT(19)) || !(entry & BIT(14)))
-		miss(c, "saving and loading IA32_PAT at VM exit and entry");
-	if (!(v->basic & BIT(55)))
-		miss(c, "TRUE control capability MSRs");
-	if ((v->basic >> 50 & 15) != 6)
+		ept_vpid = rdmsr(MSR_IA32_VMX_EPT_VPID_CAP);
+	w[BASIC] = v->basic;
+	w[PIN] = v->pin >> 32;
+	w[PROC] = v->proc >> 32;
+	w[PROC2] = v->proc2 >> 32;
+	w[EXIT] = v->exit >> 32;
+	w[ENTRY] = v->entry >> 32;
+	w[EPT_VPID] = ept_vpid;
+	for (u32 i = 0; i < ARRAY_SIZE(needs); i++)
+		if ((w[needs[i].word] & needs[i].bits) != needs[i].bits && (needs[i].word != EPT_VPID || w[PROC2] & BIT(1)))
+			miss(c, needs[i].what);
+	if ((w[BASIC] >> 50 & 15) != 6)
 		miss(c, "VMCS in write-back memory");
 
-	c->vpid = proc2 & BIT(5) && v->ept_vpid & BIT(32) && v->ept_vpid & BIT(42);
-	c->pml = proc2 & BIT(17);
-	c->xsaves = proc2 & BIT(20);
-	c->tsc_scaling = proc2 & BIT(25);
-	c->apicv = proc & BIT(21) && proc2 & BIT(8) && proc2 & BIT(9);
-	c->posted_interrupts = c->apicv && pin & BIT(7);
-	c->invept_single = v->ept_vpid & BIT(25);
-	c->invvpid_single = v->ept_vpid & BIT(41);
-	c->preemption_timer_shift = v->misc & 31;
+	c->vpid = w[PROC2] & BIT(5) && ept_vpid & BIT(32) && ept_vpid & BIT(42);
+	c->tsc_scaling = w[PROC2] & BIT(25);
+	c->invept_single = ept_vpid & BIT(25);
+	c->invvpid_single = ept_vpid & BIT(41);
+	c->preemption_timer_shift = rdmsr(MSR_IA32_VMX_MISC) & 31;
 }
 
 bool cpu_has_nx(void)
@@ -179,9 +156,7 @@ void cpu_check(struct host_caps *c)
 	}
 	c->page_1g = e1.edx & BIT(26);
 	c->tsc_deadline = f1.ecx & BIT(24);
-	c->invariant_tsc = max_ext >= 0x80000007 && cpuid(0x80000007, 0).edx & BIT(8);
 	c->xcr0 = XCR0_X87 | XCR0_SSE;
-	c->xsave_size = 512 + 64;
 	if (!(f1.ecx & BIT(26)) || f0.eax < 0xd)
 		miss(c, "XSAVE");
 	else

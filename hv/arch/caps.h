@@ -3,17 +3,12 @@
 #pragma once
 #include "hv/lib/types.h"
 
-#define CAPS_MAX_MISSING 16
+#define CAPS_MAX_MISSING 20
 
-/* Capability words as read, so that VMX code computes controls from them and query-host reports them. */
+/* Capability words as read; of all but basic the low half says which bits must be 1, the high one which may be. */
 struct vmx_caps {
-	u64 feature_control; /* IA32_FEATURE_CONTROL, as left by firmware or set by us */
 	u64 basic;           /* IA32_VMX_BASIC */
-	u64 misc;            /* IA32_VMX_MISC */
-	u64 pin, proc, proc2, exit, entry; /* TRUE_* where bit 55 of basic says so; low: must be 1, high: may be 1 */
-	u64 ept_vpid;        /* IA32_VMX_EPT_VPID_CAP */
-	u64 cr0_fixed0, cr0_fixed1, cr4_fixed0, cr4_fixed1;
-	u64 vmfunc;
+	u64 pin, proc, proc2, exit, entry; /* TRUE_* where bit 55 of basic says so */
 };
 
 struct host_caps {
@@ -24,12 +19,10 @@ struct host_caps {
 	char cpu_name[52];              /* CPUID brand string, trimmed */
 	struct vmx_caps vmx;            /* valid if CPUID shows VMX and feature control allows it; else zero */
 	/* Optional features that are used if present. */
-	bool pml, tsc_scaling, apicv, posted_interrupts, xsaves, tsc_deadline, invariant_tsc, page_1g, vpid;
-	bool invept_single, invvpid_single;
+	bool tsc_scaling, tsc_deadline, page_1g, vpid, invept_single, invvpid_single;
 	u8 preemption_timer_shift;      /* VMX_MISC bits 4:0: timer counts TSC >> shift */
 	u8 phys_bits, linear_bits;      /* CPUID 80000008H */
 	u64 xcr0;                       /* state components that the CPU has and Godwit enables (x87, SSE, AVX, AVX-512) */
-	u32 xsave_size;                 /* bytes of an XSAVE area for xcr0 (standard format) */
 	u32 n_cpus;                     /* enabled in the MADT */
 };
 

@@ -30,7 +30,6 @@
 #define CR4_UMIP BIT(11)
 #define CR4_LA57 BIT(12)
 #define CR4_VMXE BIT(13)
-#define CR4_SMXE BIT(14)
 #define CR4_FSGSBASE BIT(16)
 #define CR4_PCIDE BIT(17)
 #define CR4_OSXSAVE BIT(18)
@@ -38,15 +37,11 @@
 #define CR4_SMAP BIT(21)
 #define CR4_PKE BIT(22)
 #define CR4_CET BIT(23)
-#define RFLAGS_CF BIT(0)
 #define RFLAGS_FIXED BIT(1)
-#define RFLAGS_ZF BIT(6)
 #define RFLAGS_TF BIT(8)
 #define RFLAGS_IF BIT(9)
 #define RFLAGS_DF BIT(10)
 #define RFLAGS_RF BIT(16)
-#define RFLAGS_VM BIT(17)
-#define RFLAGS_AC BIT(18)
 #define EFER_SCE BIT(0)
 #define EFER_LME BIT(8)
 #define EFER_LMA BIT(10)
@@ -59,12 +54,9 @@
 #define XCR0_X87 BIT(0)
 #define XCR0_SSE BIT(1)
 #define XCR0_AVX BIT(2)
-#define XCR0_BNDREGS BIT(3)
-#define XCR0_BNDCSR BIT(4)
 #define XCR0_OPMASK BIT(5)
 #define XCR0_ZMM_HI256 BIT(6)
 #define XCR0_HI16_ZMM BIT(7)
-#define XCR0_PKRU BIT(9)
 #define XCR0_AVX512 (XCR0_OPMASK | XCR0_ZMM_HI256 | XCR0_HI16_ZMM)
 
 /* --- Exception vectors (SDM "Exception and Interrupt Reference") --- */
@@ -81,13 +73,8 @@ enum {
 	MSR_IA32_APIC_BASE = 0x1b,
 	MSR_IA32_FEATURE_CONTROL = 0x3a,
 	MSR_IA32_TSC_ADJUST = 0x3b,
-	MSR_IA32_SPEC_CTRL = 0x48,
-	MSR_IA32_PRED_CMD = 0x49,
 	MSR_IA32_BIOS_SIGN_ID = 0x8b,
-	MSR_PLATFORM_INFO = 0xce,
 	MSR_IA32_MTRRCAP = 0xfe,
-	MSR_IA32_ARCH_CAPABILITIES = 0x10a,
-	MSR_IA32_FLUSH_CMD = 0x10b,
 	MSR_IA32_SYSENTER_CS = 0x174,
 	MSR_IA32_SYSENTER_ESP = 0x175,
 	MSR_IA32_SYSENTER_EIP = 0x176,
@@ -95,10 +82,8 @@ enum {
 	MSR_IA32_MCG_STATUS = 0x17a,
 	MSR_IA32_MISC_ENABLE = 0x1a0,
 	MSR_IA32_DEBUGCTL = 0x1d9,
-	MSR_IA32_MTRR_PHYSBASE0 = 0x200,
 	MSR_IA32_PAT = 0x277,
 	MSR_IA32_MTRR_DEF_TYPE = 0x2ff,
-	MSR_IA32_PERF_GLOBAL_CTRL = 0x38f,
 	MSR_IA32_VMX_BASIC = 0x480,
 	MSR_IA32_VMX_PINBASED_CTLS = 0x481,
 	MSR_IA32_VMX_PROCBASED_CTLS = 0x482,
@@ -109,17 +94,14 @@ enum {
 	MSR_IA32_VMX_CR0_FIXED1 = 0x487,
 	MSR_IA32_VMX_CR4_FIXED0 = 0x488,
 	MSR_IA32_VMX_CR4_FIXED1 = 0x489,
-	MSR_IA32_VMX_VMCS_ENUM = 0x48a,
 	MSR_IA32_VMX_PROCBASED_CTLS2 = 0x48b,
 	MSR_IA32_VMX_EPT_VPID_CAP = 0x48c,
 	MSR_IA32_VMX_TRUE_PINBASED_CTLS = 0x48d,
 	MSR_IA32_VMX_TRUE_PROCBASED_CTLS = 0x48e,
 	MSR_IA32_VMX_TRUE_EXIT_CTLS = 0x48f,
 	MSR_IA32_VMX_TRUE_ENTRY_CTLS = 0x490,
-	MSR_IA32_VMX_VMFUNC = 0x491,
 	MSR_IA32_TSC_DEADLINE = 0x6e0,
 	MSR_X2APIC_BASE = 0x800,
-	MSR_IA32_XSS = 0xda0,
 	MSR_IA32_EFER = 0xc0000080,
 	MSR_IA32_STAR = 0xc0000081,
 	MSR_IA32_LSTAR = 0xc0000082,
@@ -245,19 +227,14 @@ X86_DR_(6)
 X86_DR_(7)
 #undef X86_DR_
 
-static inline void invlpg(u64 va) { __asm__ volatile("invlpg (%0)" : : "r"(va) : "memory"); }
-static inline void clts(void) { __asm__ volatile("clts" : : : "memory"); }
 
 /* --- Descriptor tables and selectors --- */
 struct desc_ptr { u16 limit; u64 base; } __packed;
 
 static inline void lgdt(const struct desc_ptr *p) { __asm__ volatile("lgdt %0" : : "m"(*p) : "memory"); }
 static inline void lidt(const struct desc_ptr *p) { __asm__ volatile("lidt %0" : : "m"(*p) : "memory"); }
-static inline void sgdt(struct desc_ptr *p) { __asm__ volatile("sgdt %0" : "=m"(*p)); }
-static inline void sidt(struct desc_ptr *p) { __asm__ volatile("sidt %0" : "=m"(*p)); }
 static inline void lldt(u16 sel) { __asm__ volatile("lldt %0" : : "r"(sel) : "memory"); }
 static inline void ltr(u16 sel) { __asm__ volatile("ltr %0" : : "r"(sel) : "memory"); }
-static inline u16 str(void) { u16 v; __asm__ volatile("str %0" : "=r"(v)); return v; }
 static inline u16 read_cs(void) { u16 v; __asm__ volatile("mov %%cs, %0" : "=r"(v)); return v; }
 static inline u16 read_ss(void) { u16 v; __asm__ volatile("mov %%ss, %0" : "=r"(v)); return v; }
 
@@ -272,8 +249,5 @@ static inline u32 inl(u16 port) { u32 v; __asm__ volatile("inl %1, %0" : "=a"(v)
 /* --- Memory-mapped registers: exactly one access of that width --- */
 static inline u32 mmio_read32(const volatile void *p) { return *(const volatile u32 *)p; }
 static inline void mmio_write32(volatile void *p, u32 v) { *(volatile u32 *)p = v; }
-static inline u8 mmio_read8(const volatile void *p) { return *(const volatile u8 *)p; }
 static inline void mmio_write8(volatile void *p, u8 v) { *(volatile u8 *)p = v; }
-static inline u16 mmio_read16(const volatile void *p) { return *(const volatile u16 *)p; }
-static inline void mmio_write16(volatile void *p, u16 v) { *(volatile u16 *)p = v; }
 static inline void mem_barrier(void) { __asm__ volatile("mfence" : : : "memory"); }

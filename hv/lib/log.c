@@ -118,19 +118,6 @@ void log_flush(void)
 	spin_unlock(&lock);
 }
 
-size_t log_read(u64 *pos, char *buf, size_t len)
-{
-	size_t n = 0;
-
-	if (*pos > written)
-		*pos = written;
-	if (written - *pos > LOG_RING_BYTES)
-		*pos = written - LOG_RING_BYTES;
-	while (n < len && *pos < written)
-		buf[n++] = ring[(*pos)++ % LOG_RING_BYTES];
-	return n;
-}
-
 bool log_limit_ok(struct log_limit *l)
 {
 	u64 now = now_us();

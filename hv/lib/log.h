@@ -3,7 +3,7 @@
 #pragma once
 #include "hv/lib/types.h"
 
-enum log_level { LOG_ERR, LOG_WARN, LOG_INFO, LOG_DEBUG };
+enum log_level { LOG_ERR, LOG_WARN, LOG_INFO };
 
 /* One line, without newline; printed as "[seconds.us] subsys: text". Saves live guest FPU state first. */
 void log_line(enum log_level level, const char *subsys, const char *fmt, ...) __printf(3, 4);
@@ -24,13 +24,10 @@ void log_poll(void);
 bool log_pending(void);
 /* Gives the sink everything, waiting for it. */
 void log_flush(void);
-/* Copies what was logged since *pos (a count of bytes; 0 = oldest kept) and moves *pos on. Returns bytes, at most len. */
-size_t log_read(u64 *pos, char *buf, size_t len);
 
 #define log_err(subsys, ...) log_line(LOG_ERR, subsys, __VA_ARGS__)
 #define log_warn(subsys, ...) log_line(LOG_WARN, subsys, __VA_ARGS__)
 #define log_info(subsys, ...) log_line(LOG_INFO, subsys, __VA_ARGS__)
-#define log_debug(subsys, ...) do { if (0) log_line(LOG_DEBUG, subsys, __VA_ARGS__); } while (0)
 
 /* For what a guest can trigger: at most 10 lines a second per call site. now_us() is the clock. */
 struct log_limit { u64 window_us; u32 count; };

@@ -7,7 +7,6 @@
 #define log_poll real_log_poll
 #define log_flush real_log_flush
 #define log_pending real_log_pending
-#define log_read real_log_read
 #define log_sink real_log_sink
 #define log_guard_hook real_log_guard_hook
 #define now_us test_now_us
@@ -46,10 +45,6 @@ static bool out_is(const char *s)
 
 static void test_lines(void **state)
 {
-	char buf[200];
-	u64 pos = 0;
-	size_t n;
-
 	log_sink = sink;
 	log_guard_hook = guard;
 	now = 12345678;
@@ -59,15 +54,6 @@ static void test_lines(void **state)
 	out_len = 0;
 	log_err("vm", "guest \"%s\"", "a\033[2J\r\nb\x7f\xc2\x9b" "2J");
 	assert_true(out_is("[   12.345678] vm: error: guest \"a?[2J??b???2J\"\r\n"));
-	n = log_read(&pos, buf, 10);
-	assert_int_equal(n, 10);
-	n += log_read(&pos, buf + n, sizeof(buf) - n);
-	assert_memory_equal(buf, "[   12.345678] net: link 3 up\r\n[   12.", 38);
-	assert_int_equal(pos, n);
-	assert_int_equal(log_read(&pos, buf, 10), 0);
-	pos = ~0ull;
-	assert_int_equal(log_read(&pos, buf, 10), 0);
-	assert_int_equal(pos, n);
 }
 
 static void test_long_line(void **state)
@@ -85,7 +71,6 @@ static void test_long_line(void **state)
 static void test_slow_sink(void **state)
 {
 	char buf[64];
-	u64 pos = 0;
 
 	out_len = 0;
 	log_poll(); /* from here on nothing waits */
@@ -111,8 +96,6 @@ static void test_slow_sink(void **state)
 	snprintf(buf, sizeof(buf), "%07x\n", LOG_RING_BYTES / 8 + 99);
 	assert_memory_equal(out + out_len - 8, buf, 8);
 	assert_true(out_len <= LOG_RING_BYTES + 100);
-	assert_int_equal(log_read(&pos, buf, 8), 8);
-	assert_int_equal(written - pos, LOG_RING_BYTES - 8);
 }
 
 static void test_limit(void **state)

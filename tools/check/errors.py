@@ -14,7 +14,7 @@ TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))
 CALLS = re.compile(
     r"\b(error_set|log_err|log_warn|log_guest|vm_kill|fail|conn_fail|complain|fail_set|malformed|miss|remedy|invalid"
     r"|session_send_text|session_peer_text|target_abort|send_error|end|console_note|argp_error|ca_fail|qmp_malformed"
-    r"|progress_note|explain|WRONG)\s*\(|\breturn\s+(?=[^;]*\")")
+    r"|progress_note|explain|WRONG|NEED)\s*\(|\breturn\s+(?=[^;]*\")")
 SOURCES = ("boot/*.c", "hv/*.c", "hv/*/*.c", "drivers/*/*.c", "net/*.c", "net/port/*.c", "mig/*.c", "tools/godwit/*.c")
 NOT_SHIPPED = re.compile(r"_test\.c$|_fake\.c$|/fake/|selftest|/asm_offsets")
 STRING = r'"(?:[^"\\]|\\.)*"'
