@@ -25,7 +25,6 @@ struct boot_info {
 	struct { u64 start, end; } free[BOOT_MAX_RANGES]; /* usable after ExitBootServices; page-aligned */
 	u32 n_free;
 	u64 phys_end;            /* end of the highest RAM or MMIO that must be mapped */
-	u64 image_start, image_end;
 	u64 table_pool, table_pages; /* 4 KiB pages for paging_init(): firmware's own tables lie in free memory */
 	u64 trampoline;          /* 3 pages below 1 MiB for starting other CPUs; 0: there were none */
 	u64 boot_bytes;          /* memory held by the image, its tables and the files */

@@ -99,9 +99,7 @@ EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *st)
 	st->BootServices->SetWatchdogTimer(0, 0, 0, NULL);
 
 	boot_say("Godwit hypervisor");
-	bi->image_start = (uintptr_t)ImageBase;
-	bi->image_end = (uintptr_t)_end;
-	bi->boot_bytes = bi->image_end - bi->image_start;
+	bi->boot_bytes = (u64)(_end - ImageBase);
 	say_cpu();
 	if (!cpu_has_nx())
 		return give_up(EFI_UNSUPPORTED, "This CPU has no no-execute pages (NX), or firmware has switched them off. Godwit does not"

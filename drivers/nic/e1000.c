@@ -241,10 +241,8 @@ static u8 *e1000_tx_buffer(struct nic *nic)
 		tx_tell(c);
 		tx_reclaim(c);
 	}
-	if ((c->tx_next + 1) % RING == c->tx_clean) {
-		nic->tx_full++;
+	if ((c->tx_next + 1) % RING == c->tx_clean)
 		return NULL;
-	}
 	return c->tx_buffers + c->tx_next * BUFFER;
 }
 
@@ -266,7 +264,6 @@ static void e1000_tx_commit(struct nic *nic, unsigned len)
 	d->status = 0;
 	d->cmd = TX_EOP | TX_IFCS | TX_RS;
 	c->tx_next = (c->tx_next + 1) % RING;
-	nic->tx_frames++;
 }
 
 static unsigned e1000_rx_frame(struct nic *nic, const u8 **data)
@@ -285,7 +282,6 @@ static unsigned e1000_rx_frame(struct nic *nic, const u8 **data)
 			*data = c->rx_buffers + c->rx_next * BUFFER;
 			return len;
 		}
-		nic->rx_bad++;
 		log_guest(LOG_WARN, "nic", "%s: dropped a frame of %u bytes (status %x, errors %x)", nic->name, len, d->status,
 			d->errors);
 		nic->ops->rx_done(nic);
@@ -310,7 +306,6 @@ static void e1000_rx_done(struct nic *nic)
 
 	c->rx[c->rx_next].status = 0;
 	c->rx_next = (c->rx_next + 1) % RING;
-	nic->rx_frames++;
 	if ((c->rx_next + RING - 1 - c->rx_given) % RING >= BATCH)
 		rx_give(c);
 }

@@ -28,7 +28,6 @@ struct nic {
 	const struct nic_ops *ops;
 	char name[40];      /* for messages */
 	u8 mac[6];
-	u64 rx_frames, tx_frames, rx_bad, tx_full;
 };
 
 /* The n-th network card by PCI order, reset and running at the first call for it; cards without a driver count, so that

@@ -20,7 +20,7 @@ typedef u64 __attribute__((ms_abi)) (*set_variable_fn)(const u16 *name, const st
 
 static struct boot_firmware firmware;
 
-static int map(bool run)
+static int map(enum paging_kind kind)
 {
 	int err = 0;
 
@@ -28,7 +28,7 @@ static int map(bool run)
 		const struct boot_range *r = &firmware.ranges[i];
 
 		if (r->code)
-			err = err ?: paging_map_firmware(r->start, r->end, run);
+			err = err ?: paging_protect(r->start, r->end, kind);
 	}
 	return err;
 }
@@ -44,7 +44,7 @@ void nvram_init(const struct boot_info *bi)
 		if (!r->code)
 			err = err ?: paging_map_mmio(hpa(r->start), r->end - r->start);
 	}
-	if (firmware.set_variable && (err || map(false))) {
+	if (firmware.set_variable && (err || map(PAGING_DATA))) {
 		firmware.set_variable = 0;
 		snprintf(firmware.why, sizeof(firmware.why), "it cannot be mapped");
 	}
@@ -63,10 +63,10 @@ int nvram_write(u32 i, const void *buf, size_t len, struct error *e)
 		return error_set(e, E_UNSUPPORTED, "firmware keeps no records (%s)", firmware.why);
 	log_guard(); /* firmware may use vector registers */
 	nvram_name(i, name);
-	if (map(true))
+	if (map(PAGING_FIRMWARE))
 		return error_set(e, E_NOMEM, "firmware cannot be mapped");
 	st = ((set_variable_fn)firmware.set_variable)(name, &vendor, NON_VOLATILE_BOOT_RUNTIME, len, buf);
-	BUG_ON(map(false)); /* needs no memory: nvram_init() has split the pages */
+	BUG_ON(map(PAGING_DATA)); /* needs no memory: nvram_init() has split the pages */
 	if (!(st & EFI_ERROR_BIT) || (!len && st == (EFI_ERROR_BIT | EFI_NOT_FOUND)))
 		return 0;
 	st &= ~EFI_ERROR_BIT;

@@ -145,25 +145,10 @@ int paging_map_mmio(hpa_t at, u64 len)
 	return err;
 }
 
-int paging_map_code(u64 at, bool code)
+int paging_protect(u64 start, u64 end, enum paging_kind kind)
 {
-	int err = map_range(at, at + PAGE_SIZE, code ? PTE_P | PTE_A : RAM);
-
-	load();
-	return err;
-}
-
-int paging_map_firmware(u64 start, u64 end, bool run)
-{
-	int err = map_range(start, end, run ? RAM & ~PTE_NX : RAM);
-
-	load();
-	return err;
-}
-
-int paging_unmap_page(u64 va)
-{
-	int err = map_range(ALIGN_DOWN(va, PAGE_SIZE), ALIGN_DOWN(va, PAGE_SIZE) + PAGE_SIZE, 0);
+	static const u64 flags[] = { [PAGING_NONE] = 0, [PAGING_DATA] = RAM, [PAGING_CODE] = PTE_P | PTE_A, [PAGING_FIRMWARE] = RAM & ~PTE_NX };
+	int err = map_range(start, end, flags[kind]);
 
 	load();
 	return err;

@@ -7,9 +7,7 @@
 void paging_init(const struct boot_info *bi);
 /* Makes [at, at + len) mapped, RW NX, uncached (PCD|PWT = PAT entry 3, UC). Rounded outward to pages. -E_NOMEM, -E_RANGE. */
 int paging_map_mmio(hpa_t at, u64 len) __must_check;
-/* Makes the page of RAM at `at` executable and read-only, or data again. -E_NOMEM. */
-int paging_map_code(u64 at, bool code) __must_check;
-/* Makes RAM with firmware's code executable and writable, or data again. -E_NOMEM, only at the first call for a range. */
-int paging_map_firmware(u64 start, u64 end, bool run) __must_check;
-/* Removes one 4 KiB page (guard pages). -E_NOMEM. */
-int paging_unmap_page(u64 va) __must_check;
+/* What RAM may be: absent (guard pages); data, writable; code, executable; firmware's code while it runs, both. */
+enum paging_kind { PAGING_NONE, PAGING_DATA, PAGING_CODE, PAGING_FIRMWARE };
+/* Makes pages of RAM what kind says. -E_NOMEM, only at the first call for a range. */
+int paging_protect(u64 start, u64 end, enum paging_kind kind) __must_check;

@@ -125,9 +125,9 @@ static struct cpu *ap_make(u32 id, u32 apic_id)
 	cpu_make(c, id, low, first_ist, first_ist);
 	c->apic_id = apic_id;
 	/* Guard pages: below the main stack and below each exception stack. */
-	err = paging_unmap_page((uintptr_t)stacks);
-	for (unsigned i = 0; i < CPU_N_IST; i++)
-		err = err ?: paging_unmap_page(first_ist + i * (PAGE_SIZE + IST_STACK_SIZE));
+	err = paging_protect((uintptr_t)stacks, low, PAGING_NONE);
+	for (u64 at = first_ist; at < (uintptr_t)stacks + AP_STACKS_BYTES; at += PAGE_SIZE + IST_STACK_SIZE)
+		err = err ?: paging_protect(at, at + PAGE_SIZE, PAGING_NONE);
 	return err ? NULL : c;
 }
 
@@ -179,7 +179,7 @@ void smp_start(u64 trampoline, void (*entry)(void))
 		return;
 	if (trampoline)
 		memcpy((void *)trampoline, ap_start, ap_start_end - ap_start);
-	if (!trampoline || paging_map_code(trampoline, true)) {
+	if (!trampoline || paging_protect(trampoline, trampoline + PAGE_SIZE, PAGING_CODE)) {
 		log_warn("cpu", "no free memory below 1 MiB: only 1 of %u CPUs is used", a->n_cpus);
 		return;
 	}
@@ -203,6 +203,6 @@ void smp_start(u64 trampoline, void (*entry)(void))
 		if (ap_run(c, trampoline))
 			cpus[n_cpus++] = c;
 	}
-	(void)!paging_map_code(trampoline, false);
+	(void)!paging_protect(trampoline, trampoline + PAGE_SIZE, PAGING_DATA);
 	log_info("cpu", "%u of %u CPUs run", n_cpus, a->n_cpus);
 }
