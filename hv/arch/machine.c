@@ -28,7 +28,8 @@ void machine_poweroff(void)
 			for (u32 i = 0; i < 300 && !(inw(a->pm1a_cnt) & PM1_SCI_EN); i++)
 				wait_ms(1);
 		}
-		outw(a->pm1a_cnt, (inw(a->pm1a_cnt) & 0x3ff & ~7u) | (u16)(a->s5_typ_a & 7) << 10 | PM1_SLP_EN);
+		/* ACPI "PM1 Control Registers": all but the sleep type stays as it is, SCI_EN with it. */
+		outw(a->pm1a_cnt, (inw(a->pm1a_cnt) & 0x3ff) | (u16)(a->s5_typ_a & 7) << 10 | PM1_SLP_EN);
 		if (a->pm1b_cnt)
 			outw(a->pm1b_cnt, (u16)(a->s5_typ_b & 7) << 10 | PM1_SLP_EN);
 		wait_ms(100);
