@@ -239,8 +239,11 @@ static int exit_other(struct vcpu *v)
 
 			vmcs_write(VMCS_IDT_INFO, ours ? injected.info : (u32)INTR_VALID | INTR_SOFT_INT << 8 | 0x80);
 			vmcs_write(VMCS_IDT_ERROR, 0);
-			if (ours)
+			if (ours) { /* nothing has run since the entry */
 				vmcs_write(VMCS_GUEST_RFLAGS, injected.rflags);
+				vmcs_write(VMCS_GUEST_INTERRUPTIBILITY, vmcs_read(VMCS_GUEST_INTERRUPTIBILITY) & (u32)BLOCK_NMI);
+				vmcs_write(VMCS_GUEST_PENDING_DBG, 0);
+			}
 		}
 		qual &= DR6_BS | 15;
 		vmcs_write(VMCS_EXIT_INTR_INFO, (u32)INTR_VALID | (vector == VEC_NMI ? INTR_NMI : INTR_HW_EXCEPTION) << 8 | vector |
@@ -492,7 +495,7 @@ static void host(u8 op)
 
 	switch (op & 15) {
 	case 0: case 1: vm_service(vm); break;
-	case 2: vm_console_in(vm, (const u8 *)"typed", op >> 4 & 7); break;
+	case 2: vm_console_in(vm, (const u8 *)"typed in", op >> 4 & 7); break;
 	case 3: send_frame(); break;
 	case 4: case 5: move(); break;
 	case 6: pm_power_button(vm_vdev(vm, &pm_type, 0)); break;
