@@ -190,6 +190,7 @@ class _Flow:
     def __init__(self, side, source, sink):
         self.side, self.source, self.sink = side, source, sink
         self.got, self.out, self.end = bytearray(), bytearray(), False
+        self.held = False  # a rule has been applied to the first frame in got: no other one is
 
 
 class Middle(_Server):
@@ -314,8 +315,9 @@ class Middle(_Server):
             if len(flow.got) < 8 + length:
                 break
             payload = bytes(flow.got[8 : 8 + length])
-            rule = next((r for r in self._rules if r.matches(flow.side, number, payload)), None)
+            rule = None if flow.held else next((r for r in self._rules if r.matches(flow.side, number, payload)), None)
             action = rule.action if rule else None
+            flow.held = action in ("hold", "stall")
             if action == "hold":
                 self._stopped.add(flow.side)
                 break
