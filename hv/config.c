@@ -297,6 +297,9 @@ static char *next_line(char *to, int room, void *stream)
 	BUG_ON(end - s + 2 > room);
 	memcpy(to, s, end - s);
 	strcpy(to + (end - s), "\n");
+	/* Texts of a guest go to other hosts, and those take no control characters. */
+	for (char *tab = to; (tab = strchr(tab, '\t')); )
+		*tab = ' ';
 	return to;
 }
 

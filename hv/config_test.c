@@ -304,6 +304,17 @@ static void test_guest_values(void **state)
 	bad_guest_line(line, "is too long", "127");
 }
 
+static void test_tabs_are_blanks(void **state)
+{
+	static struct config c;
+	const char *text = HOST "[guest a]\nkernel\t=\tk\ncmdline=quiet\tro\n";
+
+	config_parse(&c, text, strlen(text));
+	assert_int_equal(c.n_errors, 0);
+	assert_string_equal(c.guests[0].kernel, "k");
+	assert_string_equal(c.guests[0].cmdline, "quiet ro");
+}
+
 static void test_cmdline_fits(void **state)
 {
 	char text[700] = HOST "[guest a]\nkernel=k\ncmdline=";
@@ -488,6 +499,7 @@ int main(void)
 		cmocka_unit_test(test_everything),
 		cmocka_unit_test(test_disks), cmocka_unit_test(test_networks), cmocka_unit_test(test_defaults), cmocka_unit_test(test_network),
 		cmocka_unit_test(test_values), cmocka_unit_test(test_guest_values), cmocka_unit_test(test_cmdline_fits),
+		cmocka_unit_test(test_tabs_are_blanks),
 		cmocka_unit_test(test_guests), cmocka_unit_test(test_sections), cmocka_unit_test(test_binary),
 		cmocka_unit_test(test_many_errors), cmocka_unit_test(test_truncation),
 	};
