@@ -483,10 +483,40 @@ static void test_known(void **state)
 	drop();
 }
 
+static unsigned polled;
+
+static bool count_poll(struct blk_backend *be)
+{
+	polled++;
+	return false;
+}
+
+/* One disk that is away does not keep the next from being connected. */
+static void test_all_are_polled(void **state)
+{
+	struct blk_ops ops = fake_ops;
+	struct blk_backend second = { .ops = &ops };
+	struct blk_info was[2] = { 0 };
+	struct error e = { 0 };
+
+	make(DISK_NBD, false);
+	ops.poll = count_poll;
+	vm->disks[1] = &second;
+	vm->config.n_disks = 2;
+	fake.up = false;
+	polled = 0;
+	assert_int_equal(vm_disks_check(vm, was, &e), 0);
+	assert_int_equal(polled, 1);
+	assert_non_null(strstr(e.text, "disk 0 of guest web: away"));
+	vm->config.n_disks = 1;
+	vm->disks[1] = NULL;
+	drop();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_ram_disk), cmocka_unit_test(test_limits), cmocka_unit_test(test_read_only),
+		cmocka_unit_test(test_all_are_polled), cmocka_unit_test(test_ram_disk), cmocka_unit_test(test_limits), cmocka_unit_test(test_read_only),
 		cmocka_unit_test(test_hostile), cmocka_unit_test(test_asynchronous), cmocka_unit_test(test_full),
 		cmocka_unit_test(test_drain_and_load), cmocka_unit_test(test_bad_state), cmocka_unit_test(test_reset),
 		cmocka_unit_test(test_write_through), cmocka_unit_test(test_turn), cmocka_unit_test(test_known),

@@ -206,19 +206,25 @@ void vm_disks_known(struct vm *vm)
 
 int vm_disks_check(struct vm *vm, const struct blk_info *was, struct error *e)
 {
-	for (u32 i = 0; i < vm->config.n_disks; i++) {
-		struct blk_backend *be = vm->disks[i];
-		struct error why = { 0 };
+	u32 n = vm->config.n_disks, away = n; /* the first that is not there yet */
+	struct error why = { 0 };
 
-		/* A guest that does not run has nobody else who would. */
+	for (u32 i = 0; i < n; i++) {
+		struct blk_backend *be = vm->disks[i];
+		struct error now = { 0 };
+
+		/* A guest that does not run has nobody else who would. All of them: they connect side by side. */
 		if (be->ops->poll) {
 			vm_lock(vm);
 			be->ops->poll(be);
 			vm_unlock(vm);
 		}
-		if (be->ops->ready(be, &why) <= 0) {
-			error_set(e, E_IO, "disk %u of guest %s: %.200s", i, vm->config.name, why.text);
-			return 0;
+		if (be->ops->ready(be, &now) <= 0) {
+			if (away == n) {
+				away = i;
+				why = now;
+			}
+			continue;
 		}
 		if (!was[i].bytes)
 			continue;
@@ -229,6 +235,10 @@ int vm_disks_check(struct vm *vm, const struct blk_info *was, struct error *e)
 					 be->info.features & BLK_READ_ONLY ? ", read-only" : "", (unsigned long long)was[i].bytes,
 					 was[i].features & BLK_READ_ONLY ? ", read-only" : "");
 		be->info = was[i];
+	}
+	if (away < n) {
+		error_set(e, E_IO, "disk %u of guest %s: %.200s", away, vm->config.name, why.text);
+		return 0;
 	}
 	vm->disks_wait = false;
 	return 1;
