@@ -132,7 +132,7 @@ int linux_load(struct vm *vm, const u8 *kernel, u64 kernel_size, const u8 *initr
 				 "CONFIG_PHYSICAL_START in between", name, (unsigned long long)load_at);
 	run_end = load_at + MAX(payload, (u64)load_u32(kernel + HDR_INIT_SIZE));
 	if (initrd_size > RAM_HOLE_START)
-		return error_set(e, E_RANGE, "%s is too large (%llu bytes). Use an initrd below 2 GiB", vm->config.initrd,
+		return error_set(e, E_RANGE, "%s is too large (%llu bytes). Use an initrd below 3 GiB", vm->config.initrd,
 				 (unsigned long long)initrd_size);
 	need = ALIGN_UP(run_end, PAGE_SIZE) + ALIGN_UP(initrd_size, PAGE_SIZE);
 	initrd_top = MIN(RAM_HOLE_START, load_u32(kernel + HDR_INITRD_ADDR_MAX) + 1ull);
