@@ -79,7 +79,7 @@ def a_full_store_is_said(run):
     assert q.call("guest-change", guest="g", memory="64M") == {}
 
 
-@test(timeout=700, cores=2)
+@test(timeout=700)
 def a_restarted_host_knows_what_has_moved(run):
     """The guest starts by itself on a. Whichever host restarts, it never starts on a second one."""
     pair = Pair(run, {"a": section("g", "dirty", "mb=1 const-mb=1 rate=1 period-ms=200")}, images("dirty"))
