@@ -227,7 +227,6 @@ X86_DR_(6)
 X86_DR_(7)
 #undef X86_DR_
 
-
 /* --- Descriptor tables and selectors --- */
 struct desc_ptr { u16 limit; u64 base; } __packed;
 

@@ -10,7 +10,6 @@
 #define _GNU_SOURCE
 #include "bochs_patch.h"
 #include <dlfcn.h>
-#include <stdlib.h>
 
 #define CODE(s) s, sizeof(s) - 1
 

@@ -13,7 +13,6 @@
 #define _GNU_SOURCE
 #include "bochs_patch.h"
 #include <dlfcn.h>
-#include <stdlib.h>
 
 struct bit128s {
 	uint64_t lo;
