@@ -11,8 +11,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#define BURST 4u                    /* the first questions come faster */
+#define BURST 4u                    /* the first answers are asked for faster */
 #define BURST_US 2000000ull
+#define BACK_OFF 5u                 /* without them, that doubles so often: to 64 s */
 #define ANSWER_US 1500000ull        /* a later answer is none */
 #define MAX_POLL_US (3600 * 1000000ull)
 #define STEP_US 1000000             /* what is more than this off is not slewed */
@@ -23,10 +24,10 @@
 struct server {
 	u32 ip; u16 port;               /* host byte order */
 	char name[24];
-	u64 nonce, sent_us, sent_wall, next_us, poll_us;
+	u64 nonce, sent_us, sent_wall, poll_us; /* sent_us: 0 before the first question */
 	bool waiting, denied, valid, good, said;
 	u8 reach;                       /* of the last eight questions those that were answered */
-	u32 asked;
+	u8 answers, missed;             /* up to BURST; BACK_OFF: questions in a row without one */
 	struct ntp_sample last;
 	u64 utc_minus_now, at_us;       /* UTC by the server minus now_us(), when that came */
 	u64 usual_delay;
@@ -51,6 +52,20 @@ static s64 slew_left(void)
 	u64 left = slew_end_us > now_us() ? (slew_end_us - now_us()) * WALL_SLEW_PPM / 1000000 : 0;
 
 	return slew < 0 ? -(s64)left : (s64)left;
+}
+
+/* The burst ends with its answers, not its questions: a host that misses them at boot would be without time for a whole poll_us. */
+static bool due(const struct server *s)
+{
+	u64 wait = s->answers < BURST ? MIN(BURST_US << s->missed, s->poll_us) : s->poll_us;
+
+	return !s->denied && (!s->sent_us || now_us() - s->sent_us >= wait);
+}
+
+static void missed(struct server *s)
+{
+	s->waiting = false;
+	s->missed = (u8)MIN(s->missed + 1u, BACK_OFF);
 }
 
 /* How far off a server's last answer may be by now. */
@@ -140,8 +155,10 @@ static void answered(struct server *s, const struct ntp_sample *sample, u64 now,
 {
 	bool spike = s->valid && sample->delay_us > s->usual_delay + MAX(s->usual_delay / 2, SPIKE_US);
 
-	s->said = false;
+	s->waiting = s->said = false;
 	s->reach |= 1;
+	s->answers = (u8)MIN(s->answers + 1u, BURST);
+	s->missed = 0;
 	s->why.code = 0;
 	/* The usual one is the shortest, but grows, so that it finds a new, longer path. */
 	s->usual_delay = !s->valid || sample->delay_us < s->usual_delay ? sample->delay_us :
@@ -179,19 +196,18 @@ static void received(void *arg, struct udp_pcb *from_pcb, struct pbuf *p, const 
 		s->why = e;
 		return;
 	}
-	s->waiting = false;
 	if (!rc) {
 		answered(s, &sample, now, wall);
 		return;
 	}
+	missed(s);
 	s->why = e;
 	if (!s->said)
 		log_warn("time", "time server %s is not used: %s", s->name, e.text);
 	s->said = true;
 	if (rc == -E_BUSY) {
 		s->poll_us = MIN(s->poll_us * 2, MAX_POLL_US);
-		s->asked = BURST;
-		s->next_us = now + s->poll_us;
+		s->answers = BURST;
 	}
 	s->denied = rc == -E_AUTH;
 }
@@ -205,7 +221,6 @@ static void ask(struct server *s)
 	s->nonce = (u64)net_rand32() << 32 | net_rand32();
 	s->sent_us = now_us();
 	s->waiting = true;
-	s->next_us = s->sent_us + (++s->asked < BURST ? MIN(BURST_US, s->poll_us) : s->poll_us);
 	if (!p)
 		return;
 	ntp_request(p->payload, s->nonce);
@@ -236,7 +251,7 @@ void time_init(const struct time_config *c)
 	for (u32 i = 0; i < c->n_servers; i++) {
 		struct server *s = &servers[n_servers++];
 
-		*s = (struct server){ .ip = c->servers[i].ip, .port = c->servers[i].port, .poll_us = poll_us, .next_us = now_us() };
+		*s = (struct server){ .ip = c->servers[i].ip, .port = c->servers[i].port, .poll_us = poll_us };
 		snprintf(s->name, sizeof(s->name), "%u.%u.%u.%u", s->ip >> 24, s->ip >> 16 & 255, s->ip >> 8 & 255, s->ip & 255);
 		if (s->port != NTP_PORT)
 			snprintf(s->name + strlen(s->name), sizeof(s->name) - strlen(s->name), ":%u", s->port);
@@ -252,11 +267,11 @@ void time_poll(void)
 		struct server *s = &servers[i];
 
 		if (s->waiting && now - s->sent_us > ANSWER_US) {
-			s->waiting = false;
+			missed(s);
 			if (!s->why.code)
 				error_set(&s->why, E_TIMEOUT, "it does not answer");
 		}
-		if (!s->denied && now >= s->next_us)
+		if (due(s))
 			ask(s);
 		any |= s->reach != 0;
 	}

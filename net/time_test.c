@@ -396,6 +396,41 @@ static void kisses_of_death(void **state)
 	assert_true(wall_synced());
 }
 
+/* At boot a switch port, a gateway or the server may still be starting; with the longest poll, that is an hour without time. */
+static void the_first_answers_are_insisted_on(void **state)
+{
+	start(1, 3600, 0);
+	servers[0].silent = true;
+	run(3);
+	servers[0].silent = false;
+	run(12);
+	assert_true(wall_synced());
+	assert_int_equal(servers[0].asked, 1 + 4); /* at 0, 4, 6, 8 and 10 s */
+	run(1000);
+	assert_int_equal(servers[0].asked, 1 + 4);
+	/* The last of the four is lost. */
+	start(1, 3600, 0);
+	run(5);
+	servers[0].silent = true;
+	run(2);
+	servers[0].silent = false;
+	run(10);
+	assert_int_equal(servers[0].asked, 3 + 1 + 1);
+	/* Nobody is there for long: asked ever less often, each minute in the end, and found. */
+	start(1, 3600, 0);
+	servers[0].silent = true;
+	run(640);
+	assert_in_range(servers[0].asked, 10, 20);
+	servers[0].silent = false;
+	run(65);
+	assert_true(wall_synced());
+	/* A server without time of its own is asked no more often. */
+	start(1, 3600, 0);
+	servers[0].kiss = "INIT";
+	run(640);
+	assert_in_range(servers[0].asked, 10, 20);
+}
+
 static void forged_replies_do_not_count(void **state)
 {
 	start(1, 16, 0);
@@ -439,7 +474,7 @@ int main(void)
 		cmocka_unit_test(a_good_reply), cmocka_unit_test(bad_replies), cmocka_unit_test(majorities),
 		cmocka_unit_test(first_a_step_then_slews), cmocka_unit_test(the_rate_is_learned_and_held),
 		cmocka_unit_test(a_liar_among_three), cmocka_unit_test(kisses_of_death),
-		cmocka_unit_test(forged_replies_do_not_count), cmocka_unit_test(without_servers),
+		cmocka_unit_test(the_first_answers_are_insisted_on), cmocka_unit_test(forged_replies_do_not_count), cmocka_unit_test(without_servers),
 	};
 
 	return cmocka_run_group_tests(tests, setup_all, NULL);
