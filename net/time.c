@@ -13,7 +13,7 @@
 
 #define BURST 4u                    /* the first answers are asked for faster */
 #define BURST_US 2000000ull
-#define BACK_OFF 5u                 /* without them, that doubles so often: to 64 s */
+#define BACK_OFF 6u                 /* without them, that doubles from the second time on: to 64 s */
 #define ANSWER_US 1500000ull        /* a later answer is none */
 #define MAX_POLL_US (3600 * 1000000ull)
 #define STEP_US 1000000             /* what is more than this off is not slewed */
@@ -57,7 +57,7 @@ static s64 slew_left(void)
 /* The burst ends with its answers, not its questions: a host that misses them at boot would be without time for a whole poll_us. */
 static bool due(const struct server *s)
 {
-	u64 wait = s->answers < BURST ? MIN(BURST_US << s->missed, s->poll_us) : s->poll_us;
+	u64 wait = s->answers < BURST ? MIN(BURST_US << (MAX(s->missed, 1) - 1), s->poll_us) : s->poll_us;
 
 	return !s->denied && (!s->sent_us || now_us() - s->sent_us >= wait);
 }

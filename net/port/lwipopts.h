@@ -36,6 +36,10 @@
 #define MEMP_NUM_PBUF 64
 /* Every peer of the same network needs an entry; the oldest is given up for a new one. */
 #define ARP_TABLE_SIZE 120
+/* While the gateway's MAC is asked for, all time servers' questions and all disks' connections wait, not only the last. */
+#define ARP_QUEUEING 1
+#define ARP_QUEUE_LEN 16
+#define MEMP_NUM_ARP_QUEUE 64
 /* Received frames are PBUF_RAM of their own length, so that small ones cannot hoard big buffers. */
 #define PBUF_POOL_SIZE 2
 /* The check that it complains about assumes reception into the pool. */
