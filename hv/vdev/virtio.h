@@ -149,6 +149,7 @@ struct virtq_seg { u64 gpa; u32 len; u32 reserved; };
  * addresses are not checked yet: virtq_read() and virtq_write() do that. */
 struct virtq_chain {
 	u16 head;
+	u16 links;                    /* descriptors read for it, but for that of an indirect table: what it has cost */
 	u16 n_out, n_in;              /* seg[0..n_out) readable, seg[n_out..n_out + n_in) writable */
 	u64 out_len, in_len;          /* bytes of each kind */
 	struct virtq_seg seg[VIRTQ_MAX_SIZE];

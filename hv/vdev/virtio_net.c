@@ -13,7 +13,8 @@
 #define CTRL 2
 #define TX_FRAMES_PER_TURN 32u
 #define CTRL_REQUESTS_PER_TURN 16u
-#define RX_CHAINS 32u          /* that one frame may be spread over */
+#define RX_CHAINS 32u          /* that one frame may be spread over, */
+#define RX_LINKS VIRTQ_MAX_SIZE /* with so many descriptors in all: each frame pays for them again */
 #define MTU 1500
 
 /* "Feature bits" */
@@ -111,7 +112,7 @@ static bool receive(struct virtio_net *net, const u8 *frame, unsigned len)
 	struct { u16 head; u32 written; } used[RX_CHAINS];
 	struct virtq_chain first, chain, *c = &first;
 	struct net_header h = { 0 };
-	unsigned n = 0, done = 0;
+	unsigned n = 0, done = 0, links = 0;
 
 	while (done < len || !n) {
 		u32 at = n ? 0 : sizeof(h), part;
@@ -119,8 +120,9 @@ static bool receive(struct virtio_net *net, const u8 *frame, unsigned len)
 		if (n == RX_CHAINS || virtq_pop(vio, RX, c) <= 0)
 			goto no_room;
 		used[n++].head = c->head;
+		links += c->links;
 		/* "at least the size of the struct virtio_net_hdr" */
-		if (c->in_len <= at || (!spread && c->in_len < sizeof(h) + len))
+		if (links > RX_LINKS || c->in_len <= at || (!spread && c->in_len < sizeof(h) + len))
 			goto no_room;
 		part = (u32)MIN((u64)(len - done), c->in_len - at);
 		if (virtq_write(vio, c, at, frame + done, part))

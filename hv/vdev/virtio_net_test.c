@@ -374,6 +374,39 @@ static void test_receive_spread(void **unused)
 	assert_false(state()->status & VIRTIO_NEEDS_RESET);
 }
 
+/* A buffer of 128 bytes, each with a descriptor of its own in an indirect table. */
+static void give_crumbs(u64 at)
+{
+	struct { u64 addr; u32 len; u16 flags, next; } table[128];
+	u16 i = ring[RX].next_desc++ % QUEUE;
+
+	for (u16 n = 0; n < 128; n++) {
+		table[n].addr = at + sizeof(table) + n;
+		table[n].len = 1;
+		table[n].flags = DESC_WRITE | (n < 127 ? DESC_NEXT : 0);
+		table[n].next = n + 1;
+	}
+	memcpy(ram + at, table, sizeof(table));
+	put_desc(RX, i, at, sizeof(table), 4, 0);
+	make_available(RX, i);
+}
+
+/* What a guest can make others pay for each frame that comes for it. */
+static void test_receive_is_bounded(void **unused)
+{
+	driver_up(FEATURES | MRG | VIRTIO_F_INDIRECT_DESC);
+	for (unsigned i = 0; i < 3; i++)
+		give_crumbs(BUFFERS + 0x1000 * i);
+	arrives(mac, 2 * 128 - 12 + 1);
+	assert_int_equal(used(RX, NULL), -1);
+	assert_int_equal(count().dropped, 1);
+	arrives(mac, 2 * 128 - 12);
+	assert_int_equal(used(RX, NULL), 0);
+	assert_int_equal(used(RX, NULL), 1);
+	assert_int_equal(used(RX, NULL), -1);
+	assert_false(state()->status & VIRTIO_NEEDS_RESET);
+}
+
 static u8 control(const char *request, unsigned len)
 {
 	u16 i = ring[CTRL].next_desc;
@@ -673,6 +706,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(test_transmit), T(test_transmit_malformed), T(test_turns_are_bounded), T(test_receive), T(test_receive_spread),
+		T(test_receive_is_bounded),
 		T(test_filter), T(test_moves), T(test_forward), T(test_hostile_state), T(test_unplugged), T(test_check), T(test_random),
 	};
 

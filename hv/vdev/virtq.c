@@ -78,15 +78,11 @@ static int available(struct virtio *vio, unsigned q)
 
 static int add_segment(struct virtio *vio, struct virtq_chain *c, const struct desc *d)
 {
-	unsigned n = c->n_out + c->n_in;
-
 	if (!(d->flags & DESC_WRITE) && c->n_in)
 		return virtio_broken(vio, "a readable descriptor follows a writable one");
 	if (!d->len)
 		return 0;
-	if (n == VIRTQ_MAX_SIZE)
-		return virtio_broken(vio, "a descriptor chain is too long");
-	c->seg[n] = (struct virtq_seg){ d->addr, d->len, 0 };
+	c->seg[c->n_out + c->n_in] = (struct virtq_seg){ d->addr, d->len, 0 };
 	if (d->flags & DESC_WRITE) {
 		c->n_in++;
 		c->in_len += d->len;
@@ -98,12 +94,12 @@ static int add_segment(struct virtio *vio, struct virtq_chain *c, const struct d
 }
 
 /* Follows the chain from entry i of a table of n descriptors. What comes out in *indirect is the descriptor of an indirect
- * table, if the chain ends with one. A chain has no more links than its table has entries, or it is a loop. */
+ * table, if the chain ends with one. With that table's a chain has VIRTQ_MAX_SIZE links at most, or it is a loop. */
 static int walk(struct virtio *vio, struct virtq_chain *c, u64 table, u32 n, u32 i, struct desc *indirect)
 {
 	struct desc d;
 
-	for (u32 links = 0; links < n; links++) {
+	while (c->links < VIRTQ_MAX_SIZE) {
 		if (i >= n)
 			return virtio_broken(vio, "a descriptor's number is out of range");
 		if (guest_read(vio->dev.vm, gpa(table + i * sizeof(d)), &d, sizeof(d)))
@@ -114,13 +110,14 @@ static int walk(struct virtio *vio, struct virtq_chain *c, u64 table, u32 n, u32
 			*indirect = d;
 			return 0;
 		}
+		c->links++;
 		if (add_segment(vio, c, &d))
 			return -E_PROTO;
 		if (!(d.flags & DESC_NEXT))
 			return 0;
 		i = d.next;
 	}
-	return virtio_broken(vio, "a descriptor chain is a loop");
+	return virtio_broken(vio, "a descriptor chain is a loop, or too long");
 }
 
 int virtq_chain_at(struct virtio *vio, unsigned q, u16 head, struct virtq_chain *c)
@@ -128,7 +125,7 @@ int virtq_chain_at(struct virtio *vio, unsigned q, u16 head, struct virtq_chain 
 	struct desc indirect = { 0 };
 
 	c->head = head;
-	c->n_out = c->n_in = 0;
+	c->links = c->n_out = c->n_in = 0;
 	c->out_len = c->in_len = 0;
 	if (!usable(vio, q))
 		return -E_STATE;
