@@ -9,7 +9,7 @@
 
 struct virtio_rng_state {
 	struct virtio_state v;
-	u64 next_at; /* guest TSC of the next turn; 0: at once */
+	u64 next_at; /* guest TSC of the next turn; a reset changes nothing about that */
 };
 
 struct virtio_rng {
@@ -73,12 +73,6 @@ static bool virtio_rng_service(struct vdev *dev)
 	return false;
 }
 
-static void virtio_rng_device_reset(struct virtio *vio)
-{
-	virtio_rng_of(&vio->dev)->s.next_at = 0;
-	vdev_arm(&vio->dev, VDEV_NEVER);
-}
-
 static int virtio_rng_post_load(void *owner, struct error *e)
 {
 	struct vdev *dev = owner;
@@ -104,6 +98,5 @@ const struct virtio_type virtio_rng_type = {
 		.timer = virtio_rng_timer, .service = virtio_rng_service,
 	},
 	.device_id = 4, .slot = VIRTIO_SLOT_RNG, .class_code = 0x00ff00, .n_queues = 1, .queue_size = 64,
-	.device_reset = virtio_rng_device_reset,
 };
 VIRTIO_REGISTER(virtio_rng_type);
