@@ -246,13 +246,14 @@ static void start(struct virtio_blk *b, struct request *r)
 		backend(b)->ops->submit(backend(b), &r->req);
 }
 
-/* The requests are the driver's no longer, or not ours: nothing of them is with the back end any more. */
+/* Nothing of the requests is with the back end any more; what the driver still waits for is done anew when it may be. */
 static void recall(struct virtio_blk *b)
 {
 	backend(b)->ops->forget(backend(b));
 	for (unsigned i = 0; i < BLK_MAX_REQUESTS; i++)
 		b->requests[i].used = false;
 	b->forget = false;
+	b->redo = b->s.n_taken;
 }
 
 static void redo(struct virtio_blk *b)
@@ -310,10 +311,11 @@ static bool look(struct virtio_blk *b)
 	struct blk_backend *be = backend(b);
 	bool more;
 
-	if (b->forget)
+	/* Bus mastering is what a kernel forbids before another one starts, which then has the memory. */
+	if (b->forget || !virtio_ready(&b->vio))
 		recall(b);
 	more = be->ops->poll && be->ops->poll(be);
-	if (b->vio.v->status & VIRTIO_NEEDS_RESET)
+	if (!virtio_ready(&b->vio)) /* what has been answered was in an impossible place */
 		recall(b);
 	return more;
 }
@@ -346,7 +348,6 @@ static bool virtio_blk_drain(struct vdev *dev)
 	}
 	/* Whatever is left was never sent, or its answer is lost: it moves, or is done anew here. */
 	recall(b);
-	b->redo = b->s.n_taken;
 	return true;
 }
 

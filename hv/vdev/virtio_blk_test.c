@@ -299,6 +299,28 @@ static void test_asynchronous(void **state)
 	drop();
 }
 
+/* A kernel that starts another one forbids its devices the memory, and says no more to them than that. */
+static void test_no_bus_master(void **state)
+{
+	make(DISK_NBD, false);
+	request(0, 0, 0, DATA, 512, true);
+	virtio_fake_service(vm);
+	assert_int_equal(fake.n, 1);
+	virtio_fake_config_write(vm, VIRTIO_SLOT_BLK, 4, 2, PCI_COMMAND_MEMORY);
+	virtio_fake_service(vm);
+	assert_int_equal(fake.n, 0);
+	assert_int_equal(fake.forgotten, 1);
+	/* Should it have meant nothing by it, nothing is lost. */
+	virtio_fake_config_write(vm, VIRTIO_SLOT_BLK, 4, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+	virtio_fake_service(vm);
+	assert_int_equal(fake.n, 1);
+	fake_answer(0, 0);
+	virtio_fake_service(vm);
+	assert_int_equal(used(), 1);
+	assert_int_equal(status_of(0), 0);
+	drop();
+}
+
 /* A guest that has its RAM disk cleared again and again gets turns, as everybody else. */
 static void test_turn(void **state)
 {
@@ -519,7 +541,8 @@ int main(void)
 		cmocka_unit_test(test_all_are_polled), cmocka_unit_test(test_ram_disk), cmocka_unit_test(test_limits), cmocka_unit_test(test_read_only),
 		cmocka_unit_test(test_hostile), cmocka_unit_test(test_asynchronous), cmocka_unit_test(test_full),
 		cmocka_unit_test(test_drain_and_load), cmocka_unit_test(test_bad_state), cmocka_unit_test(test_reset),
-		cmocka_unit_test(test_write_through), cmocka_unit_test(test_turn), cmocka_unit_test(test_known),
+		cmocka_unit_test(test_write_through), cmocka_unit_test(test_no_bus_master),
+		cmocka_unit_test(test_turn), cmocka_unit_test(test_known),
 	};
 
 	fake_memory(16u << 20);
