@@ -6,6 +6,7 @@
 #include "hv/lib/log.h"
 #include "hv/vm/lifecycle.h"
 #include "hv/vm/vcpu.h"
+#include "hv/vm/vm_clock.h"
 #include "hv/vmx/vmx.h"
 #include "mig/mig.h"
 #include "net/net.h"
@@ -90,9 +91,8 @@ static struct vcpu *pick(u64 *until)
 			} else if (vm->next_deadline[n] != VDEV_NEVER) {
 				u64 due = vm->next_deadline[n], tsc = vm_tsc(vm);
 
-				/* Guest ticks; where the host's are shorter it wakes early, which does no harm. Guests may set
-				 * timers for the end of all time: nobody sleeps longer than a second anyway. */
-				*until = MIN(*until, now + (due > tsc ? MIN(due - tsc, host_tsc_hz()) : 0));
+				/* Guests may set timers for the end of all time: nobody sleeps longer than a second anyway. */
+				*until = MIN(*until, now + (due > tsc ? MIN(vm_clock_host_ticks(vm, due - tsc), host_tsc_hz()) : 0));
 			}
 		}
 	}

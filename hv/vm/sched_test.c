@@ -111,6 +111,22 @@ static void sleepers_wake_for_their_timers(void **state)
 	assert_ptr_equal(turn(), a);
 }
 
+/* A guest from a host with a TSC twice as fast: its milliseconds have twice as many ticks as this host's. */
+static void timers_of_scaled_guests_are_not_late(void **state)
+{
+	struct vcpu *a = make("a", 100);
+	u64 until = fake_tsc_now + 100 * MS;
+
+	vm_clock_stop(a->vm);
+	a->vm->tsc_mult = 2 * TSC_MULT_ONE;
+	vm_clock_start(a->vm);
+	a->s.activity = 1;
+	a->irq_check = false;
+	a->vm->next_deadline[0] = vm_tsc(a->vm) + 7 * 2 * MS;
+	assert_null(pick(&until));
+	assert_int_equal(until, fake_tsc_now + 7 * MS);
+}
+
 /* A guest may halt with a timer that is due in centuries. */
 static void far_timers_take_no_time_from_others(void **state)
 {
@@ -138,6 +154,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(time_goes_by_weight), TEST(years_of_computing_do_not_wrap), TEST(sleepers_wake_for_their_timers),
+		TEST(timers_of_scaled_guests_are_not_late),
 		TEST(far_timers_take_no_time_from_others), TEST(a_cpu_without_vmx_does_not_start),
 	};
 

@@ -391,12 +391,9 @@ bool vcpu_run(struct vcpu *v, u64 deadline_tsc)
 			sched_wake_service();
 			break;
 		}
-		/* Always armed: nothing else is sure to end a guest that spins with interrupts off. The timer counts host
-		 * ticks; where the guest's are longer it ends early, which does no harm. */
+		/* Always armed: nothing else is sure to end a guest that spins with interrupts off. */
 		left = *next_deadline > guest_now ? *next_deadline - guest_now : 0;
-		if (vm->tsc_mult > TSC_MULT_ONE)
-			left = muldiv64(left, TSC_MULT_ONE, vm->tsc_mult);
-		left = MIN(deadline_tsc - now, left);
+		left = MIN(deadline_tsc - now, vm_clock_host_ticks(vm, left));
 		vmcs_write(VMCS_PREEMPTION_TIMER, (u32)MIN((left >> vmx_config.preemption_shift) + 1, 0xffffffffull));
 		/* From here on a kick is an NMI, which sets that timer to 0 if it comes before the entry. */
 		__atomic_store_n(&v->in_guest, true, __ATOMIC_SEQ_CST);

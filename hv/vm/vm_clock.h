@@ -2,6 +2,7 @@
 /* The guest's clock is its TSC: it stands still while the guest is paused and never runs backwards. KVM's clock, the timers
  * and the RTC all follow it. A move costs the freeze, or nothing where vm_clock_catch_up() can work. */
 #pragma once
+#include "hv/lib/clock.h"
 #include "hv/vm/vm.h"
 
 #define TSC_MULT_ONE BIT(48)
@@ -16,6 +17,12 @@ static inline u64 vm_clock_scale(u64 tsc, u64 mult)
 static inline u64 vm_tsc_at(const struct vm *vm, u64 host)
 {
 	return vm_clock_scale(host, vm->tsc_mult) + vm->tsc_offset;
+}
+/* Host TSC ticks after which the guest's TSC has gone on by that many, or fewer: where the host's are shorter than the guest's
+ * it looks early, which does no harm. */
+static inline u64 vm_clock_host_ticks(const struct vm *vm, u64 guest_ticks)
+{
+	return vm->tsc_mult > TSC_MULT_ONE ? muldiv64(guest_ticks, TSC_MULT_ONE, vm->tsc_mult) : guest_ticks;
 }
 /* Stopped at 0, host rate. */
 void vm_clock_init(struct vm *vm);
