@@ -224,7 +224,7 @@ static void attended(struct vm *vm)
 	vm->want_reset = vm->want_poweroff = vm->want_kill = vm->want_self_migration = vm->panicked = vm->attention = false;
 }
 
-/* Power-on: zeroed memory, reset devices, the kernel image loaded, vCPU 0 at its entry. */
+/* Power-on: zeroed memory, reset devices, the kernel image loaded, vCPU 0 at its entry. The clock is left stopped. */
 static int boot_guest(struct vm *vm, struct error *e)
 {
 	int rc;
@@ -241,8 +241,6 @@ static int boot_guest(struct vm *vm, struct error *e)
 		return rc;
 	vcpu_load_state(vm->vcpus[0]);
 	attended(vm);
-	vm_clock_start(vm);
-	vm->state = RS_RUNNING;
 	return 0;
 }
 
@@ -272,6 +270,8 @@ int vm_start(struct vm *vm, struct error *e)
 		vm_state_changed(vm);
 		return rc;
 	}
+	vm_clock_start(vm);
+	vm->state = RS_RUNNING;
 	vm->owner = true;
 	vm->epoch++;
 	snprintf(vm->owner_name, sizeof(vm->owner_name), "%s", host_name);
@@ -327,10 +327,13 @@ int vm_reset(struct vm *vm, struct error *e)
 		return error_set(e, E_STATE, "guest %s is not this host's to reset: its owner is %s", vm->config.name, vm->owner_name);
 	vm_hold(vm);
 	rc = boot_guest(vm, e);
-	if (rc)
+	if (rc) {
 		vm_kill(vm, "reset failed: %s", e ? e->text : "image cannot be loaded");
-	else
+	} else {
+		if (vm->state == RS_RUNNING)
+			vm_clock_start(vm);
 		log_guest(LOG_INFO, "guest", "%s: reset", vm->config.name);
+	}
 	vm_unhold(vm);
 	return rc;
 }

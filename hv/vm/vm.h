@@ -114,6 +114,7 @@ void vm_destroy(struct vm *vm);
 int vm_start(struct vm *vm, struct error *e) __must_check;
 /* Hard off: state SHUTDOWN, memory contents dropped at next start. */
 void vm_stop(struct vm *vm, const char *reason);
+/* As by the reset button. What is paused stays so. */
 int vm_reset(struct vm *vm, struct error *e) __must_check;
 /* Stops vCPUs at the top of the run loop and the clock with them; nests not. state: PAUSED or FINISH_MIGRATE. */
 void vm_pause(struct vm *vm, enum run_state state);

@@ -369,6 +369,13 @@ static void resets_are_rationed(void **state)
 	assert_int_equal(vm->state, RS_PAUSED);
 	assert_false(vm->want_reset);
 	assert_int_equal(vm->vcpus[0]->s.gpr[VCPU_RCX], 0);
+	/* And a reset does not make it run. */
+	assert_int_equal(vm_reset(vm, &e), 0);
+	assert_int_equal(vm->state, RS_PAUSED);
+	assert_false(vm->clock_running);
+	assert_int_equal(vm_resume(vm, &e), 0);
+	assert_int_equal(vm_reset(vm, &e), 0);
+	assert_true(vm->state == RS_RUNNING && vm->clock_running);
 	fake_boot_info.n_files = 0;
 	vm_destroy(vm);
 }
