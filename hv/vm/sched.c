@@ -108,7 +108,11 @@ static u64 latest; /* vruntime of the one that was picked last */
 
 static void charge(struct vcpu *v, u64 ticks)
 {
-	v->vruntime += ticks / (v->vm->config.weight ? v->vm->config.weight : CONFIG_DEFAULT_WEIGHT);
+	u32 weight = v->vm->config.weight ? v->vm->config.weight : CONFIG_DEFAULT_WEIGHT;
+
+	v->uncharged += ticks; /* what is left over counts the next time, or short runs would be free */
+	v->vruntime += v->uncharged / weight;
+	v->uncharged %= weight;
 }
 
 /* until: somebody must look then whether another vCPU is to run. */

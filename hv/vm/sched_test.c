@@ -84,6 +84,15 @@ static void time_goes_by_weight(void **state)
 	assert_in_range(b->run_tsc, 29 * a->run_tsc / 10, 31 * a->run_tsc / 10);
 }
 
+static void short_runs_are_not_free(void **state)
+{
+	struct vcpu *a = make("a", 1000);
+
+	for (unsigned i = 0; i < 1000; i++)
+		charge(a, 999);
+	assert_int_equal(a->vruntime, 999);
+}
+
 static void years_of_computing_do_not_wrap(void **state)
 {
 	struct vcpu *a = make("a", 1), *b = make("b", 1);
@@ -153,7 +162,8 @@ static void a_cpu_without_vmx_does_not_start(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(time_goes_by_weight), TEST(years_of_computing_do_not_wrap), TEST(sleepers_wake_for_their_timers),
+		TEST(time_goes_by_weight), TEST(short_runs_are_not_free),
+		TEST(years_of_computing_do_not_wrap), TEST(sleepers_wake_for_their_timers),
 		TEST(timers_of_scaled_guests_are_not_late),
 		TEST(far_timers_take_no_time_from_others), TEST(a_cpu_without_vmx_does_not_start),
 	};

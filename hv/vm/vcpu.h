@@ -32,7 +32,7 @@ struct vcpu {
 	u64 ept_generation;       /* of vm's when that CPU was last flushed for it */
 	u64 exits;
 	u64 spun;                 /* when it yielded last (sched.c) */
-	u64 vruntime;             /* host ticks that it ran, by weight (sched.c) */
+	u64 vruntime, uncharged;  /* host ticks that it ran, by weight, and what is less than one of those (sched.c) */
 	struct emu_cache emu_cache;
 	u64 run_tsc;              /* host ticks spent in the guest */
 };
