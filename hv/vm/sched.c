@@ -235,11 +235,12 @@ static bool services(void)
 	return busy;
 }
 
-/* A vCPU or a device on another CPU wants something of the services. */
+/* A vCPU or a device on another CPU wants something of the services. Devices of a guest that stands still wait (vm_service()). */
 static bool called(void)
 {
 	for (unsigned i = 0; i < VM_MAX; i++)
-		if (vms[i] && (__atomic_load_n(&vms[i]->kicked, __ATOMIC_SEQ_CST) || __atomic_load_n(&vms[i]->attention, __ATOMIC_SEQ_CST)))
+		if (vms[i] && ((vms[i]->state == RS_RUNNING && __atomic_load_n(&vms[i]->kicked, __ATOMIC_SEQ_CST)) ||
+			       __atomic_load_n(&vms[i]->attention, __ATOMIC_SEQ_CST)))
 			return true;
 	return false;
 }

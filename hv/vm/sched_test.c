@@ -149,6 +149,19 @@ static void far_timers_take_no_time_from_others(void **state)
 	assert_in_range(fake_tsc_now - before, 4 * MS, 4 * MS + 10);
 }
 
+/* What waits in a paused guest waits for vm_resume(): its host sleeps. */
+static void kicks_of_a_paused_guest_wake_nobody(void **state)
+{
+	struct vm *vm = make("a", 100)->vm;
+	struct error e = { 0 };
+
+	vm_pause(vm, RS_PAUSED);
+	vm->kicked = true;
+	assert_false(called());
+	assert_int_equal(vm_resume(vm, &e), 0);
+	assert_true(called());
+}
+
 /* It must not be counted: a host with none that can would start guests and never run them. */
 static void a_cpu_without_vmx_does_not_start(void **state)
 {
@@ -165,7 +178,7 @@ int main(void)
 		TEST(time_goes_by_weight), TEST(short_runs_are_not_free),
 		TEST(years_of_computing_do_not_wrap), TEST(sleepers_wake_for_their_timers),
 		TEST(timers_of_scaled_guests_are_not_late),
-		TEST(far_timers_take_no_time_from_others), TEST(a_cpu_without_vmx_does_not_start),
+		TEST(far_timers_take_no_time_from_others), TEST(kicks_of_a_paused_guest_wake_nobody), TEST(a_cpu_without_vmx_does_not_start),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
