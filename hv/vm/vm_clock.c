@@ -5,7 +5,9 @@
 #include "hv/vm/kvmclock.h"
 #include "hv/vmx/vmx.h"
 
-#define CATCH_UP_MAX_US 10000000ull /* a longer freeze is no freeze, but a clock that is wrong */
+/* A guest that waits for the outcome of its move can stand still for days. What is longer is no freeze, but a clock that is
+ * wrong. */
+#define CATCH_UP_MAX_US (30 * 86400 * 1000000ull)
 
 u64 vm_tsc(const struct vm *vm)
 {
