@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "hv/fake/vdev_fake.h"
+#include "hv/vm/bus.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -106,34 +107,34 @@ void vdev_fake_jump(struct vm *vm, u64 ticks)
 	}
 }
 
-static u64 vdev_fake_access(struct bus_range *r, unsigned n, u64 at, unsigned size, bool write, u64 val)
-{
-	for (unsigned i = 0; i < n; i++)
-		if (at >= r[i].base && at + size <= r[i].base + r[i].len) {
-			r[i].fn(r[i].dev, at, size, write, &val);
-			break;
-		}
-	return val;
-}
-
 u32 vdev_fake_in(struct vm *vm, u16 port, unsigned size)
 {
-	return (u32)(vdev_fake_access(vm->pio, vm->n_pio, port, size, false, ~0ull) & (~0ull >> (64 - 8 * size)));
+	u64 val;
+
+	bus_pio(vm, port, size, false, &val);
+	return (u32)(val & (~0ull >> (64 - 8 * size)));
 }
 
 void vdev_fake_out(struct vm *vm, u16 port, unsigned size, u32 val)
 {
-	vdev_fake_access(vm->pio, vm->n_pio, port, size, true, val);
+	u64 v = val;
+
+	bus_pio(vm, port, size, true, &v);
 }
 
 u32 vdev_fake_mmio_read(struct vm *vm, u64 at)
 {
-	return (u32)vdev_fake_access(vm->mmio, vm->n_mmio, at, 4, false, ~0ull);
+	u64 val;
+
+	bus_mmio(vm, at, 4, false, &val);
+	return (u32)val;
 }
 
 void vdev_fake_mmio_write(struct vm *vm, u64 at, u32 val)
 {
-	vdev_fake_access(vm->mmio, vm->n_mmio, at, 4, true, val);
+	u64 v = val;
+
+	bus_mmio(vm, at, 4, true, &v);
 }
 
 unsigned vdev_fake_interrupt(struct vm *vm)

@@ -32,7 +32,7 @@ static void debug_exit_io(struct vdev *dev, u64 addr, unsigned size, bool write,
 
 static int debug_exit_init(struct vdev *dev)
 {
-	return bus_add_pio(dev->vm, dev, DEBUG_EXIT_PORT, 4, debug_exit_io);
+	return bus_add_pio(dev->vm, dev, DEBUG_EXIT_PORT, 4, 4, debug_exit_io);
 }
 
 static void debug_exit_reset(struct vdev *dev)

@@ -155,7 +155,7 @@ static void ioapic_io(struct vdev *dev, u64 addr, unsigned size, bool write, u64
 
 static int ioapic_init(struct vdev *dev)
 {
-	return bus_add_mmio(dev->vm, dev, gpa(IOAPIC_BASE), PAGE_SIZE, ioapic_io);
+	return bus_add_mmio(dev->vm, dev, gpa(IOAPIC_BASE), PAGE_SIZE, 4, ioapic_io);
 }
 
 static void ioapic_reset(struct vdev *dev)

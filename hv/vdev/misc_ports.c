@@ -51,11 +51,11 @@ static void misc_ports_system_a(struct vdev *dev, u64 addr, unsigned size, bool 
 
 static int misc_ports_init(struct vdev *dev)
 {
-	int r = bus_add_pio(dev->vm, dev, POST_PORT, 1, misc_ports_post);
+	int r = bus_add_pio(dev->vm, dev, POST_PORT, 1, 1, misc_ports_post);
 
 	if (!r)
-		r = bus_add_pio(dev->vm, dev, KBD_PORT, 1, misc_ports_kbd);
-	return r ? r : bus_add_pio(dev->vm, dev, SYSTEM_A_PORT, 1, misc_ports_system_a);
+		r = bus_add_pio(dev->vm, dev, KBD_PORT, 1, 1, misc_ports_kbd);
+	return r ? r : bus_add_pio(dev->vm, dev, SYSTEM_A_PORT, 1, 1, misc_ports_system_a);
 }
 
 static void misc_ports_reset(struct vdev *dev)

@@ -381,11 +381,11 @@ static int pci_init(struct vdev *dev)
 
 	p->fn = (struct pci_fn){ .dev = dev, .s = &p->s.bridge, .vendor = BRIDGE_VENDOR, .device = BRIDGE_DEVICE,
 				 .class_code = CLASS_HOST_BRIDGE };
-	r = bus_add_pio(dev->vm, dev, CONFIG_PORT, 4, pci_address_io);
+	r = bus_add_pio(dev->vm, dev, CONFIG_PORT, 4, 4, pci_address_io);
 	if (!r)
-		r = bus_add_pio(dev->vm, dev, DATA_PORT, 4, pci_data_io);
+		r = bus_add_pio(dev->vm, dev, DATA_PORT, 4, 4, pci_data_io);
 	if (!r)
-		r = bus_add_mmio(dev->vm, dev, gpa(PCI_WINDOW), PCI_WINDOW_END - PCI_WINDOW, pci_mmio);
+		r = bus_add_mmio(dev->vm, dev, gpa(PCI_WINDOW), PCI_WINDOW_END - PCI_WINDOW, 8, pci_mmio);
 	return r ? r : pci_add(&p->fn, 0);
 }
 

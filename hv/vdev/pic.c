@@ -243,11 +243,11 @@ static void pic_elcr_io(struct vdev *dev, u64 addr, unsigned size, bool write, u
 
 static int pic_init(struct vdev *dev)
 {
-	int r = bus_add_pio(dev->vm, dev, 0x20, 2, pic_io);
+	int r = bus_add_pio(dev->vm, dev, 0x20, 2, 1, pic_io);
 
 	if (!r)
-		r = bus_add_pio(dev->vm, dev, 0xa0, 2, pic_io);
-	return r ? r : bus_add_pio(dev->vm, dev, 0x4d0, 2, pic_elcr_io);
+		r = bus_add_pio(dev->vm, dev, 0xa0, 2, 1, pic_io);
+	return r ? r : bus_add_pio(dev->vm, dev, 0x4d0, 2, 1, pic_elcr_io);
 }
 
 /* As firmware leaves it: vectors 08h and 70h, all masked, the interrupts of PCI (10 and 11) by level. */

@@ -288,9 +288,9 @@ static void pit_port61(struct vdev *dev, u64 addr, unsigned size, bool write, u6
 
 static int pit_init(struct vdev *dev)
 {
-	int r = bus_add_pio(dev->vm, dev, 0x40, 4, pit_io);
+	int r = bus_add_pio(dev->vm, dev, 0x40, 4, 1, pit_io);
 
-	return r ? r : bus_add_pio(dev->vm, dev, 0x61, 1, pit_port61);
+	return r ? r : bus_add_pio(dev->vm, dev, 0x61, 1, 1, pit_port61);
 }
 
 static void pit_reset(struct vdev *dev)

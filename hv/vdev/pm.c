@@ -133,7 +133,7 @@ static void pm_timer(struct vdev *dev)
 
 static int pm_init(struct vdev *dev)
 {
-	return bus_add_pio(dev->vm, dev, PM_BASE, PM_LEN, pm_io);
+	return bus_add_pio(dev->vm, dev, PM_BASE, PM_LEN, 4, pm_io);
 }
 
 static void pm_reset(struct vdev *dev)

@@ -31,7 +31,7 @@ static void pvpanic_io(struct vdev *dev, u64 addr, unsigned size, bool write, u6
 
 static int pvpanic_init(struct vdev *dev)
 {
-	return bus_add_pio(dev->vm, dev, PVPANIC_PORT, 1, pvpanic_io);
+	return bus_add_pio(dev->vm, dev, PVPANIC_PORT, 1, 1, pvpanic_io);
 }
 
 static void pvpanic_reset(struct vdev *dev)

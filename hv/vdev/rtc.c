@@ -328,7 +328,7 @@ static int rtc_init(struct vdev *dev)
 	r->s.cmos[RTC_A] = A_DIVIDER_RUN | 6; /* 1024 Hz */
 	r->s.cmos[RTC_B] = B_24H;
 	r->s.cmos[RTC_D] = D_VALID;
-	return bus_add_pio(dev->vm, dev, 0x70, 2, rtc_io);
+	return bus_add_pio(dev->vm, dev, 0x70, 2, 1, rtc_io);
 }
 
 /* Time and RAM have a battery. */

@@ -251,7 +251,7 @@ static void uart_io(struct vdev *dev, u64 addr, unsigned size, bool write, u64 *
 
 static int uart_init(struct vdev *dev)
 {
-	return bus_add_pio(dev->vm, dev, UART_BASE, 8, uart_io);
+	return bus_add_pio(dev->vm, dev, UART_BASE, 8, 1, uart_io);
 }
 
 static void uart_reset(struct vdev *dev)

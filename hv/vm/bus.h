@@ -3,7 +3,8 @@
 #pragma once
 #include "hv/vm/vm.h"
 
-/* One access of size 1, 2 or 4 (ports; 8 for MMIO). Returns false if nobody claims it: a read then gives all ones
- * in *val, a write is dropped. An access that straddles the end of a range counts as unclaimed. */
+/* One access of 1 to 4 bytes (ports; MMIO: 8). As a chipset does, one that is wider than its device takes, or that crosses the
+ * end of a range, is done in parts, from the lowest address up. What nobody claims reads as ones, and writes to it are dropped;
+ * false if that is all of it. */
 bool bus_pio(struct vm *vm, u16 port, unsigned size, bool write, u64 *val);
 bool bus_mmio(struct vm *vm, u64 gpa, unsigned size, bool write, u64 *val);

@@ -136,35 +136,18 @@ static bool translate(struct emu *m, u64 at, unsigned size, u32 access, struct s
 	       (first == size || translate_one(m, at + first, access | m->user, &s->gpa[1]));
 }
 
-static void device_access(struct emu *m, u64 at, unsigned n, bool write, u64 *val)
-{
-	/* Each vCPU finds its own APIC at the same address; everything else is the VM's. */
-	if (!vcpu_apic_mmio(m->v, at, n, write, val))
-		bus_mmio(m->vm, at, n, write, val);
-}
-
 /* One piece, which lies in one page: RAM, or a device. */
 static void piece_access(struct emu *m, u64 at, unsigned n, bool write, u64 *val)
 {
 	struct vm *vm = m->vm;
-	unsigned k;
 
 	if (guest_page(vm, at >> PAGE_SHIFT)) {
 		if (!write)
 			*val = 0;
 		if (write ? guest_write(vm, gpa(at), val, n) : guest_read(vm, gpa(at), val, n))
 			*val = ~0ull;
-	} else if ((n & (n - 1)) == 0) {
-		device_access(m, at, n, write, val);
-	} else { /* what is left of an operand that crosses a page: by bytes */
-		u64 out = 0, b;
-
-		for (k = 0; k < n; k++) {
-			b = *val >> 8 * k & 0xff;
-			device_access(m, at + k, 1, write, &b);
-			out |= (b & 0xff) << 8 * k;
-		}
-		*val = out;
+	} else if (!vcpu_apic_mmio(m->v, at, n, write, val)) { /* each vCPU finds its own APIC there; all else is the VM's */
+		bus_mmio(vm, at, n, write, val);
 	}
 }
 

@@ -122,7 +122,7 @@ static int make(void **state)
 	code = code ?: low_pages(2);
 	buf = buf ?: low_pages(BUF_PAGES);
 	t = test_vm_make(16 << 20);
-	t->vm.mmio[0] = (struct bus_range){ MMIO_GPA, MMIO_BYTES, NULL, device };
+	t->vm.mmio[0] = (struct bus_range){ MMIO_GPA, MMIO_BYTES, 8, NULL, device };
 	t->vm.n_mmio = 1;
 	test_vcpu_init(&vc, &t->vm, 64, 0x1000);
 	map_page(0, 0);
@@ -792,7 +792,7 @@ static void string_io(void **state)
 	u8 *ram = guest_side(2), *next = guest_side(3);
 	u32 len = 2, i;
 
-	t->vm.pio[0] = (struct bus_range){ 0x3f8, 8, NULL, port };
+	t->vm.pio[0] = (struct bus_range){ 0x3f8, 8, 4, NULL, port };
 	t->vm.n_pio = 1;
 	port_at = 0;
 	for (i = 0; i < sizeof(port_bytes); i++)

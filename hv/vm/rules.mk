@@ -18,5 +18,5 @@ $(BUILD)/obj/zydis/%.o: $(ZYDIS_DIR)/src/%.c
 FUZZ_VM := hv/lib/err.c hv/fake/fake.c hv/mm/frame.c
 FUZZ_SRCS_linux_load := hv/vm/load.c hv/vm/load_linux.c hv/vm/load_multiboot.c $(FUZZ_VM)
 FUZZ_SRCS_multiboot := $(FUZZ_SRCS_linux_load)
-FUZZ_SRCS_emulate := hv/vm/emulate.c hv/vm/emulate_alu.c hv/vm/emulate_decode.c hv/vm/gva.c $(FUZZ_VM) $(ZYDIS_SRCS)
+FUZZ_SRCS_emulate := hv/vm/emulate.c hv/vm/emulate_alu.c hv/vm/emulate_decode.c hv/vm/gva.c hv/vm/bus.c $(FUZZ_VM) $(ZYDIS_SRCS)
 FUZZ_CFLAGS_emulate := $(ZYDIS_CFLAGS) -I$(ZYDIS_DIR)/src

@@ -82,23 +82,6 @@ __attribute__((weak)) bool vcpu_apic_mmio(struct vcpu *v, u64 at, unsigned size,
 	return false;
 }
 
-__attribute__((weak)) bool bus_mmio(struct vm *vm, u64 at, unsigned size, bool write, u64 *val)
-{
-	unsigned i;
-
-	if (!write)
-		*val = ~0ull;
-	for (i = 0; i < vm->n_mmio; i++) {
-		const struct bus_range *r = &vm->mmio[i];
-
-		if (at >= r->base && at + size <= r->base + r->len) {
-			r->fn(r->dev, at, size, write, val);
-			return true;
-		}
-	}
-	return false;
-}
-
 __attribute__((weak)) void log_guard(void)
 {
 }
@@ -135,23 +118,6 @@ __attribute__((weak)) void vcpu_inject(struct vcpu *v, u8 vector, bool has_error
 {
 	v->s.event_info = (u32)INTR_VALID | INTR_HW_EXCEPTION << 8 | vector | (has_error ? (u32)INTR_ERROR_CODE : 0);
 	v->s.event_error = error;
-}
-
-__attribute__((weak)) bool bus_pio(struct vm *vm, u16 port, unsigned size, bool write, u64 *val)
-{
-	unsigned i;
-
-	if (!write)
-		*val = ~0ull;
-	for (i = 0; i < vm->n_pio; i++) {
-		const struct bus_range *r = &vm->pio[i];
-
-		if (port >= r->base && port + size <= r->base + r->len) {
-			r->fn(r->dev, port, size, write, val);
-			return true;
-		}
-	}
-	return false;
 }
 
 /* The APIC, where it is linked: zeroed, so its MMIO page is off. */

@@ -59,11 +59,11 @@ void vm_undrain(struct vm *vm);
 /* Sets when timer() is to be called (guest TSC; VDEV_NEVER cancels). Host-only: post_load arms again. */
 void vdev_arm(struct vdev *dev, u64 deadline);
 
-/* Port and MMIO ranges. fn gets the absolute port or guest-physical address, size 1/2/4/8, and *val to fill
+/* Port and MMIO ranges. fn gets the absolute port or guest-physical address, size 1/2/4/8, at most width, and *val to fill
  * (read) or use (write). For reads *val comes in as all ones. Accesses never straddle the range's end. */
 typedef void (*bus_fn)(struct vdev *dev, u64 addr, unsigned size, bool write, u64 *val);
-int bus_add_pio(struct vm *vm, struct vdev *dev, u16 base, u16 len, bus_fn fn) __must_check;
-int bus_add_mmio(struct vm *vm, struct vdev *dev, gpa_t base, u64 len, bus_fn fn) __must_check;
+int bus_add_pio(struct vm *vm, struct vdev *dev, u16 base, u16 len, unsigned width, bus_fn fn) __must_check;
+int bus_add_mmio(struct vm *vm, struct vdev *dev, gpa_t base, u64 len, unsigned width, bus_fn fn) __must_check;
 
 /* Guest time: the guest's TSC (stands still while the guest is paused; a state with 2^62 or more is refused, so sums of times
  * do not overflow) and its frequency in Hz. */

@@ -32,7 +32,7 @@ struct pci_fn;
 /* KVM's clock MSRs as the guest wrote them (kvmclock.c); 0: not in use. */
 struct kvmclock_state { u64 wall_clock, system_time[CONFIG_MAX_VCPUS]; };
 
-struct bus_range { u64 base, len; struct vdev *dev; bus_fn fn; };
+struct bus_range { u64 base, len; unsigned width; struct vdev *dev; bus_fn fn; };
 
 struct vm {
 	struct guest_config config;

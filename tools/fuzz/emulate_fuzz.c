@@ -48,8 +48,8 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t len)
 	cr3 = data[0] & 4 || mode == 64 ? 0x1000 : 0;
 	if (!t) {
 		t = test_vm_make(2 << 20);
-		t->vm.mmio[0] = (struct bus_range){ MMIO, 4096, NULL, device };
-		t->vm.pio[0] = (struct bus_range){ 0x3f8, 8, NULL, device };
+		t->vm.mmio[0] = (struct bus_range){ MMIO, 4096, 8, NULL, device };
+		t->vm.pio[0] = (struct bus_range){ 0x3f8, 8, 4, NULL, device };
 		t->vm.n_mmio = t->vm.n_pio = 1;
 	} else {
 		test_vcpu_free(&v);
