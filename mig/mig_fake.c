@@ -242,27 +242,40 @@ bool vm_is_dead(const struct vm *vm)
 	return vm->state == RS_SHUTDOWN || vm->state == RS_INTERNAL_ERROR || vm->state == RS_GUEST_PANICKED;
 }
 
-struct vm *vm_define(const struct guest_config *cfg, struct error *e)
+bool vm_enlist(struct vm *vm)
 {
-	struct fake_vm *f;
-
-	CHECK(!vm_find(cfg->name));
+	CHECK(!vm_find(vm->config.name));
 	for (unsigned i = 0; i < VM_MAX; i++)
 		if (!world->vms[world->host][i]) {
-			f = fake_alloc(1, sizeof(*f));
-			if (!f)
-				break;
-			f->vm.console = fake_alloc(1, CONSOLE_RING_BYTES);
-			if (!f->vm.console) {
-				fake_release(f);
-				break;
-			}
-			f->vm.config = *cfg;
-			f->vm.state = RS_PRELAUNCH;
-			f->vm.tsc_hz = host_tsc_hz();
-			world->vms[world->host][i] = &f->vm;
-			return &f->vm;
+			world->vms[world->host][i] = vm;
+			return true;
 		}
+	return false;
+}
+
+void vm_delist(struct vm *vm)
+{
+	CHECK(!fake_vm(vm)->ram);
+	for (unsigned i = 0; i < VM_MAX; i++)
+		if (world->vms[world->host][i] == vm)
+			world->vms[world->host][i] = NULL;
+}
+
+struct vm *vm_define(const struct guest_config *cfg, struct error *e)
+{
+	struct fake_vm *f = fake_alloc(1, sizeof(*f));
+	u8 *console = fake_alloc(1, CONSOLE_RING_BYTES);
+
+	if (f && console) {
+		f->vm.config = *cfg;
+		f->vm.console = console;
+		f->vm.state = RS_PRELAUNCH;
+		f->vm.tsc_hz = host_tsc_hz();
+		if (vm_enlist(&f->vm))
+			return &f->vm;
+	}
+	fake_release(console);
+	fake_release(f);
 	error_set(e, E_NOMEM, "no memory for guest %s", cfg->name);
 	return NULL;
 }
@@ -300,9 +313,7 @@ void vm_destroy(struct vm *vm)
 	CHECK(!vm->mig);
 	vm_release(vm);
 	free(fake_vm(vm)->disks);
-	for (unsigned i = 0; i < VM_MAX; i++)
-		if (world->vms[world->host][i] == vm)
-			world->vms[world->host][i] = NULL;
+	vm_delist(vm);
 	fake_release(vm->console);
 	fake_release(fake_vm(vm));
 }
@@ -807,6 +818,8 @@ static void host_gone(int host)
 		if (s->stream)
 			link_cut(end_of(s->stream)->link, false);
 		session_end(s);
+		if (s->stale)
+			vm_destroy(s->stale);
 		s->out.len = s->out.sent = 0;
 	}
 	for (int n = 0; n < 4; n++)

@@ -429,6 +429,8 @@ static void test_dead_restored(void **state)
 	b->epoch = 9;
 	strcpy(b->owner_name, "b");
 	strcpy(b->reason, "triple fault");
+	strcpy((char *)b->console, "Oops");
+	b->console_total = 4;
 	world->bad_state = true;
 	fake_switch(FAKE_A);
 	begin(6, false);
@@ -439,6 +441,9 @@ static void test_dead_restored(void **state)
 	assert_int_equal(b->epoch, 9);
 	assert_string_equal(b->owner_name, "b");
 	assert_string_equal(b->reason, "triple fault");
+	/* What it said before it died is what somebody will want to read. */
+	assert_int_equal(b->console_total, 4);
+	assert_memory_equal(b->console, "Oops", 4);
 	finish();
 }
 

@@ -84,8 +84,7 @@ struct mig_session {
 	u64 disks_us;                    /* when they were looked at last */
 	bool takes_lan;                  /* the guest runs here now; the connection still brings frames that came for it there */
 	bool unrecorded;                 /* the guest came and runs, what must survive a restart is still to be written */
-	bool had_stale;                  /* an inactive entry of that name stood here before */
-	struct { struct guest_config config; enum run_state state; char owner[NAME_MAX_LEN], reason[300]; u64 epoch; bool own; } stale;
+	struct vm *stale;                /* the inactive entry of that name that stood here before, not in vms[] now; or NULL */
 };
 
 /* All of mig/'s state. One per host; tests have two and switch. */

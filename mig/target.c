@@ -13,40 +13,15 @@
 
 #define VERIFY_PAGES 64u /* re-read in one turn */
 
-static void remember_stale(struct mig_session *s, const struct vm *vm)
-{
-	s->had_stale = true;
-	s->stale.config = vm->config;
-	s->stale.state = vm->state;
-	s->stale.epoch = vm->epoch;
-	s->stale.own = vm->owner;
-	snprintf(s->stale.reason, sizeof(s->stale.reason), "%s", vm->reason);
-	snprintf(s->stale.owner, sizeof(s->stale.owner), "%s", vm->owner_name);
-}
-
 /* The inactive entry that the newcomer had replaced. */
 static void restore_stale(struct mig_session *s)
 {
-	struct error e = { 0 };
-	struct vm *vm;
+	struct vm *vm = s->stale;
 
-	if (!s->had_stale)
+	if (!vm)
 		return;
-	s->had_stale = false;
-	vm = vm_define(&s->stale.config, &e);
-	if (!vm) {
-		log_warn("mig", "the entry of guest %s is gone from this host: %s", s->stale.config.name, e.text);
-		return;
-	}
-	vm->epoch = s->stale.epoch;
-	snprintf(vm->owner_name, sizeof(vm->owner_name), "%s", s->stale.owner);
-	if (s->stale.state == RS_POSTMIGRATE) {
-		vm_moved_away(vm, s->stale.owner, s->stale.epoch);
-		return;
-	}
-	vm->state = s->stale.state;
-	vm->owner = s->stale.own;
-	snprintf(vm->reason, sizeof(vm->reason), "%s", s->stale.reason);
+	s->stale = NULL;
+	BUG_ON(!vm_enlist(vm)); /* it was in the newcomer's place, which is free again */
 	vm_state_changed(vm);
 }
 
@@ -101,8 +76,9 @@ static int take_name(struct mig_session *s, const char *name, struct error *e)
 	if (!dead && strcmp(vm->owner_name, s->peer) && s->key.epoch <= vm->epoch)
 		return error_set(e, E_STATE, "this host knows guest %s at epoch %llu, the copy offered would become %llu: it is out "
 				 "of date, do not run it", name, (unsigned long long)vm->epoch, (unsigned long long)s->key.epoch);
-	remember_stale(s, vm);
-	vm_destroy(vm);
+	vm_release(vm);
+	vm_delist(vm);
+	s->stale = vm;
 	return 0;
 }
 
@@ -177,7 +153,7 @@ static int on_config(struct mig_session *s, struct wire_reader *r, struct error 
 	rc = take_name(s, d.config.name, e);
 	if (rc)
 		return rc;
-	d.config.autostart = s->had_stale && s->stale.config.autostart; /* the host's own affair */
+	d.config.autostart = s->stale && s->stale->config.autostart; /* the host's own affair */
 	if (!session_info(s, d.config.name))
 		return error_set(e, E_BUSY, "too many moves at a time: try again later");
 	session_set(s, s->step, "setup", "connect");
@@ -459,7 +435,9 @@ static int on_commit(struct mig_session *s, struct wire_reader *r, struct error 
 	if (send_committed(s, s->info->downtime_us))
 		log_err("mig", "no room for COMMITTED; the source will ask");
 	session_set(s, s->step, "completed", "done");
-	s->had_stale = false;
+	if (s->stale)
+		vm_destroy(s->stale);
+	s->stale = NULL;
 	s->takes_lan = s->unrecorded = true;
 	session_end(s);
 	return 0;

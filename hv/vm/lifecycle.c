@@ -76,39 +76,61 @@ static unsigned forget_moved(void)
 	return oldest;
 }
 
-struct vm *vm_define(const struct guest_config *cfg, struct error *e)
+bool vm_enlist(struct vm *vm)
 {
 	unsigned slot = 0;
+
+	while (slot < VM_MAX && vms[slot])
+		slot++;
+	if (slot == VM_MAX)
+		slot = forget_moved();
+	if (slot == VM_MAX)
+		return false;
+	sched_lock();
+	vms[slot] = vm;
+	sched_unlock();
+	return true;
+}
+
+void vm_delist(struct vm *vm)
+{
+	sched_lock();
+	for (unsigned i = 0; i < VM_MAX; i++)
+		if (vms[i] == vm)
+			vms[i] = NULL;
+	sched_unlock();
+}
+
+struct vm *vm_define(const struct guest_config *cfg, struct error *e)
+{
+	const char *has = "no memory left";
 	struct vm *vm;
+	u8 *console;
 
 	if (vm_find(cfg->name)) {
 		error_set(e, E_EXIST, "there is a guest named %s on this host already", cfg->name);
 		return NULL;
 	}
-	while (slot < VM_MAX && vms[slot])
-		slot++;
-	if (slot == VM_MAX)
-		slot = forget_moved();
-	vm = slot < VM_MAX ? heap_calloc(1, sizeof(*vm)) : NULL;
-	if (vm)
-		vm->console = frame_alloc_n(CONSOLE_RING_BYTES / PAGE_SIZE);
-	if (!vm || !vm->console) {
-		heap_free(vm);
-		error_set(e, E_NOMEM, "guest %s: this host has %s", cfg->name, slot == VM_MAX ? "as many guests as it can" : "no memory left");
-		return NULL;
+	vm = heap_calloc(1, sizeof(*vm));
+	console = frame_alloc_n(CONSOLE_RING_BYTES / PAGE_SIZE);
+	if (vm && console) {
+		vm->config = *cfg;
+		vm->console = console;
+		vm->number = ++last_number;
+		vm->state = RS_PRELAUNCH;
+		vm->debug_exit_code = -1;
+		vm->ept_generation = 1;
+		memset(vm->next_deadline, 0xff, sizeof(vm->next_deadline)); /* VDEV_NEVER */
+		vm->next_self_migration = SELF_MIGRATION_OFF;
+		snprintf(vm->owner_name, sizeof(vm->owner_name), "-");
+		if (vm_enlist(vm))
+			return vm;
+		has = "as many guests as it can";
 	}
-	vm->config = *cfg;
-	vm->number = ++last_number;
-	vm->state = RS_PRELAUNCH;
-	vm->debug_exit_code = -1;
-	vm->ept_generation = 1;
-	memset(vm->next_deadline, 0xff, sizeof(vm->next_deadline)); /* VDEV_NEVER */
-	vm->next_self_migration = SELF_MIGRATION_OFF;
-	snprintf(vm->owner_name, sizeof(vm->owner_name), "-");
-	sched_lock();
-	vms[slot] = vm;
-	sched_unlock();
-	return vm;
+	frame_free_n(console, CONSOLE_RING_BYTES / PAGE_SIZE);
+	heap_free(vm);
+	error_set(e, E_NOMEM, "guest %s: this host has %s", cfg->name, has);
+	return NULL;
 }
 
 /* Memory, devices and vCPUs, in reset state; the clock stands at 0. */
@@ -181,11 +203,7 @@ void vm_destroy(struct vm *vm)
 {
 	BUG_ON(vm->mig);
 	vm_release(vm);
-	sched_lock();
-	for (unsigned i = 0; i < VM_MAX; i++)
-		if (vms[i] == vm)
-			vms[i] = NULL;
-	sched_unlock();
+	vm_delist(vm);
 	frame_free_n(vm->console, CONSOLE_RING_BYTES / PAGE_SIZE);
 	heap_free(vm);
 }

@@ -110,6 +110,9 @@ bool vm_is_populated(const struct vm *vm);
 void vm_release(struct vm *vm);
 /* Frees everything, removes it from vms[]. */
 void vm_destroy(struct vm *vm);
+/* Takes an entry that holds nothing any more out of vms[], so that its name is free; and puts it back. false: there is no place. */
+void vm_delist(struct vm *vm);
+bool vm_enlist(struct vm *vm) __must_check;
 /* Loads kernel images (from boot files) into a fresh or dead guest, resets it and runs it. */
 int vm_start(struct vm *vm, struct error *e) __must_check;
 /* Hard off: state SHUTDOWN, memory contents dropped at next start. */
