@@ -29,7 +29,8 @@ static void put_config(struct wire_out *o)
 	wire_put_str(w, "vmlinuz");
 	wire_put_str(w, "");
 	wire_put_str(w, "quiet");
-	wire_put_u16(w, 0);
+	wire_put_u16(w, 0); /* modules */
+	wire_put_u16(w, 0); /* network cards */
 	wire_put_u16(w, 4);
 	wire_put_bytes(w, "cpu1", 4);
 	wire_put_u16(w, 0);
@@ -120,6 +121,12 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t len)
 	if (data[0] & 2)
 		put_config(&o);
 	say(&o, near);
+	/* What follows is to meet a guest that is arriving. */
+	for (int i = 0; (data[0] & 3) == 3 && !vm_find(FAKE_GUEST); i++) {
+		MUST(i < 10);
+		mig_poll();
+		drain(near);
+	}
 	feed(&o, near, data + 1, len - 1, data[0] & 4);
 	vm = vm_find(FAKE_GUEST);
 	/* It runs only if COMMIT came after all the rest; then its memory is whole and its state accepted. */
