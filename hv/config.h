@@ -103,6 +103,8 @@ struct config {
 /* Parses text (len bytes, not NUL-terminated) into *c. Never fails: what is wrong is in c->errors
  * (a guest with an error is left out), what is missing has its default. */
 void config_parse(struct config *c, const char *text, size_t len);
+/* NULL: a good name for a host, guest or network, which needs no quoting anywhere; otherwise what to write instead. */
+const char *config_name_wrong(const char *s);
 /* The MAC address of a guest's n-th card if its definition names none: locally administered, from a hash of both. */
 void config_default_mac(const char *guest, u32 n, u8 mac[6]);
 /* Whether a station can have it: neither multicast nor zero. */

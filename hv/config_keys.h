@@ -29,5 +29,3 @@ void config_complain(struct parser *p, u32 line, const char *fmt, ...) __printf(
 bool config_key_set(struct parser *p, const char *section, const char *name, const char *value);
 /* Whether a section of that kind has had a line name=. */
 bool config_key_seen(const struct parser *p, enum section section, const char *name);
-/* NULL: a good name for a host, guest or network, which needs no quoting anywhere; otherwise what to write instead. */
-const char *config_name_wrong(const char *s);

@@ -65,15 +65,6 @@ int definition_send(struct mig_session *s, struct error *e)
 	return wire_end(&s->out) ? error_set(e, E_RANGE, "the definition of guest %s is too large", c->name) : 0;
 }
 
-static bool name_ok(const char *name)
-{
-	for (const char *p = name; *p; p++)
-		if (!((*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9') || *p == '-' ||
-		      *p == '_' || *p == '.'))
-			return false;
-	return name[0] != 0;
-}
-
 static void read_nics(struct wire_reader *r, struct guest_config *c)
 {
 	c->n_nics = wire_u16(r);
@@ -88,7 +79,7 @@ static void read_nics(struct wire_reader *r, struct guest_config *c)
 		if (mac)
 			memcpy(nic->mac, mac, sizeof(nic->mac));
 		nic->vlan = wire_u16(r);
-		r->bad |= !name_ok(nic->network) || !config_mac_ok(nic->mac) || nic->vlan > VLAN_MAX;
+		r->bad |= config_name_wrong(nic->network) || !config_mac_ok(nic->mac) || nic->vlan > VLAN_MAX;
 	}
 }
 
@@ -154,7 +145,7 @@ int definition_read(struct mig_session *s, struct wire_reader *r, struct definit
 	read_disks(r, c, s->disks);
 	if (!wire_done(r) || flags > 3)
 		return error_set(e, E_PROTO, "host %s sent a malformed guest definition", s->peer);
-	if (!name_ok(c->name))
+	if (config_name_wrong(c->name))
 		return error_set(e, E_PROTO, "host %s sent a guest with an unusable name", s->peer);
 	if (c->memory_bytes % PAGE_2M || c->memory_bytes < (4u << 20) || c->memory_bytes > 1ull << 40)
 		return error_set(e, E_PROTO, "guest %s has %llu bytes of memory, which cannot be", c->name,

@@ -344,7 +344,7 @@ static void test_networks(void **state)
 	finish();
 
 	/* What no config file could say. */
-	for (int kind = 0; kind < 5; kind++) {
+	for (int kind = 0; kind < 7; kind++) {
 		struct guest_config *c;
 
 		fake_setup(5);
@@ -359,10 +359,15 @@ static void test_networks(void **state)
 			strcpy(c->nics[0].network, "a b");
 		if (kind == 4)
 			c->nics[0].network[0] = 0;
+		if (kind == 5)
+			strcpy(c->nics[0].network, ".lan");
 		begin(5, false);
+		if (kind == 6)
+			strcpy(c->name, "-g");
 		assert_true(settle(3000));
+		strcpy(c->name, FAKE_GUEST);
 		assert_int_equal(outcome(), STAYED);
-		assert_non_null(strstr(info_of(FAKE_A).error.text, "malformed guest definition"));
+		assert_non_null(strstr(info_of(FAKE_A).error.text, kind == 6 ? "a guest with an unusable name" : "malformed guest definition"));
 		finish();
 	}
 }
