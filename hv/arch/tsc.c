@@ -6,6 +6,7 @@
 #include "hv/lib/log.h"
 
 #define PM_TIMER_HZ 3579545ull /* ACPI "Power Management Timer" */
+#define PM_TIMER_READS 5
 #define PIT_HZ 1193182ull
 #define WINDOW_MS 20
 
@@ -22,30 +23,44 @@ static u64 cpuid_hz(void)
 	return muldiv64(r.ecx, r.ebx, r.eax);
 }
 
+/* The PM timer, and the TSC when it was read: of a few reads the quickest, since an SMI in one would spoil the measurement. */
+static u32 pm_timer_read(u64 *tsc)
+{
+	u64 least = ~0ull;
+	u32 count = 0;
+
+	for (int i = 0; i < PM_TIMER_READS; i++) {
+		u64 before = rdtsc_ordered(), took;
+		u32 now = inl(acpi_facts()->pm_timer_port);
+
+		took = rdtsc_ordered() - before;
+		if (took < least) {
+			least = took;
+			count = now;
+			*tsc = before + took / 2;
+		}
+	}
+	return count;
+}
+
 static u64 pm_timer_hz(void)
 {
 	const struct acpi_facts *a = acpi_facts();
 	const u32 mask = a->pm_timer_32bit ? 0xffffffff : 0xffffff;
 	const u32 want = PM_TIMER_HZ * WINDOW_MS / 1000;
-	u32 start, now = 0;
-	u64 tsc;
+	u32 start, passed = 0;
+	u64 began, ended;
 
 	if (!a->pm_timer_port)
 		return 0;
-	/* Start at a tick. A timer that stands still must not hold up the boot. */
-	start = inl(a->pm_timer_port);
-	for (u32 i = 0; i < 100000 && inl(a->pm_timer_port) == start; i++)
-		;
-	start = inl(a->pm_timer_port) & mask;
-	tsc = rdtsc_ordered();
-	for (u32 i = 0; i < 10000000; i++) {
-		now = ((inl(a->pm_timer_port) & mask) - start) & mask;
-		if (now >= want)
-			return muldiv64(rdtsc_ordered() - tsc, PM_TIMER_HZ, now);
-		if (!now && i > 100000)
-			break;
-	}
-	return 0;
+	start = pm_timer_read(&began);
+	/* A timer that stands still must not hold up the boot. */
+	for (u32 i = 0; i < 10000000 && passed < want && (passed || i <= 100000); i++)
+		passed = (inl(a->pm_timer_port) - start) & mask;
+	if (passed < want)
+		return 0;
+	passed = (pm_timer_read(&ended) - start) & mask;
+	return muldiv64(ended - began, PM_TIMER_HZ, passed);
 }
 
 /* Channel 2 in mode 0, gate and output at port 61H. */
