@@ -863,6 +863,51 @@ static void test_window_target_restarts(void **state)
 	}
 }
 
+/* A guest waits for the outcome of its move: whatever else is begun, it can ask, and whoever else waits can ask its host. */
+static void test_room_to_ask(void **state)
+{
+	struct guest_config c = { .memory_bytes = FAKE_GUEST_BYTES, .vcpus = 1 };
+	struct mig_params p = { .host = "b", .ip = 1, .port = 4789 };
+	struct stream *near[MIG_MAX_SESSIONS], *far;
+	struct mig_session *s;
+	struct error e;
+	struct vm *vm;
+
+	(void)state;
+	to_window(false);
+	break_link();
+	fake_step(STEP_US);
+	assert_int_equal(first_session(FAKE_A)->step, SRC_WAIT);
+	world->net_down = false;
+	for (unsigned i = 1; i <= MIG_MAX_OUTWARD; i++) {
+		snprintf(c.name, sizeof(c.name), "more%u", i);
+		vm = vm_create(&c, NULL);
+		vm->owner = true;
+		vm->state = RS_RUNNING;
+		e.code = 0;
+		assert_int_equal(mig_start(vm, &p, &e), i < MIG_MAX_OUTWARD ? 0 : -E_BUSY);
+	}
+	assert_non_null(strstr(e.text, "too many moves at a time"));
+	assert_true(settle(3000));
+	assert_int_equal(outcome(), STAYED);
+	finish();
+
+	fake_setup(1);
+	fake_switch(FAKE_B);
+	for (unsigned i = 0; i < MIG_MAX_SESSIONS; i++) {
+		near[i] = fake_pipe("b", "a", &far);
+		s = session_new(false, far);
+		assert_non_null(s);
+		snprintf(c.name, sizeof(c.name), "more%u", i);
+		assert_true(!session_info(s, c.name) == (i >= MIG_MAX_MOVES));
+	}
+	for (unsigned i = 0; i < MIG_MAX_SESSIONS; i++) {
+		session_end(mig_host->sessions[i]);
+		stream_close(near[i]);
+	}
+	finish();
+}
+
 /* The target was asked before COMMIT came: that COMMIT is void, even if it still arrives. */
 static void test_commit_after_resolve(void **state)
 {
@@ -1491,6 +1536,7 @@ int main(void)
 		cmocka_unit_test(test_garbage),
 		cmocka_unit_test(test_window),
 		cmocka_unit_test(test_window_target_restarts),
+		cmocka_unit_test(test_room_to_ask),
 		cmocka_unit_test(test_commit_after_resolve),
 		cmocka_unit_test(test_noisy),
 		cmocka_unit_test(test_never_sent),

@@ -100,7 +100,17 @@ static struct mig_record *record_of(const char *guest)
 struct mig_info *session_info(struct mig_session *s, const char *guest)
 {
 	struct mig_record *old = record_of(guest), *best = old;
+	unsigned moves = 0, outward = 0;
 
+	/* One that waits for its outcome counts: nothing may keep it from asking, or the other host from being asked. */
+	for (unsigned i = 0; i < MIG_MAX_SESSIONS; i++) {
+		const struct mig_session *o = mig_host->sessions[i];
+
+		moves += o && o->info;
+		outward += o && o->info && o->source;
+	}
+	if (moves == MIG_MAX_MOVES || (s->source && outward == MIG_MAX_OUTWARD))
+		return NULL;
 	/* Otherwise a free one, or the one that began longest ago. */
 	for (unsigned i = 0; !old && i < MIG_HISTORY; i++) {
 		struct mig_record *r = &mig_host->history[i];

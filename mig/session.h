@@ -8,7 +8,9 @@
 #include "mig/state.h"
 #include "mig/wire.h"
 
-#define MIG_MAX_SESSIONS 8u
+#define MIG_MAX_MOVES 8u
+#define MIG_MAX_OUTWARD 4u /* of these; no more than net_connect() makes connections */
+#define MIG_MAX_SESSIONS (MIG_MAX_MOVES + 2u) /* the others can only ask what became of a move */
 #define MIG_HISTORY (2u * VM_MAX)
 #define MIG_POLL_BYTES (256u << 10)   /* page bytes handled in one poll of one session */
 
@@ -101,7 +103,7 @@ extern struct mig_host *mig_host;
 
 /* --- session.c --- */
 struct mig_session *session_new(bool source, struct stream *stream);
-/* Takes the history slot for that guest. NULL if all are busy. */
+/* Takes the history slot for that guest, and s is one of the moves of this host. NULL: there are as many as may be. */
 struct mig_info *session_info(struct mig_session *s, const char *guest);
 /* The round that goes on now. */
 static inline struct mig_round *session_round(struct mig_session *s)
