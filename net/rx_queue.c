@@ -10,6 +10,11 @@ bool rx_queue_put(struct rx_queue *q, struct pbuf *p)
 	return true;
 }
 
+u8 rx_queue_first(const struct rx_queue *q)
+{
+	return pbuf_get_at(q->slot[q->tail % RX_QUEUE_SLOTS], (u16)q->off);
+}
+
 size_t rx_queue_take(struct rx_queue *q, u8 *buf, size_t len)
 {
 	size_t n = 0;

@@ -16,5 +16,7 @@ struct rx_queue {
 static inline bool rx_queue_empty(const struct rx_queue *q) { return q->head == q->tail; }
 /* Takes p over; false: no room, and lwIP keeps it (ERR_MEM) and offers it again. */
 bool rx_queue_put(struct rx_queue *q, struct pbuf *p) __must_check;
+/* The byte that is taken next; the queue is not empty. */
+u8 rx_queue_first(const struct rx_queue *q);
 /* Moves up to len bytes to buf, or drops them (NULL). Returns how many. */
 size_t rx_queue_take(struct rx_queue *q, u8 *buf, size_t len);

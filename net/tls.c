@@ -583,15 +583,16 @@ static void conn_opened(struct conn *c)
 	c->deadline = ~0ull;
 }
 
-/* The first bytes tell TLS from everything else: record type handshake or alert, then version 3.x. */
+/* The first byte tells TLS from everything else: record type handshake or alert. */
 static bool conn_sniff(struct conn *c)
 {
-	const struct pbuf *p = c->rx.slot[c->rx.tail % RX_QUEUE_SLOTS];
+	u8 type;
 
-	if (c->sniffed || rx_queue_empty(&c->rx) || p->tot_len < 2)
+	if (c->sniffed || rx_queue_empty(&c->rx))
 		return true;
 	c->sniffed = true;
-	return (pbuf_get_at(p, 0) == 22 || pbuf_get_at(p, 0) == 21) && pbuf_get_at(p, 1) == 3;
+	type = rx_queue_first(&c->rx);
+	return type == 22 || type == 21;
 }
 
 static void conn_handshake(struct conn *c)

@@ -574,6 +574,24 @@ static void test_not_tls_client(void **state)
 	}
 }
 
+/* TCP may cut a client's first record anywhere, even behind its first byte. */
+static void test_first_record_in_pieces(void **state)
+{
+	static const u8 hello[] = { 22, 3, 1, 0, 4, 1, 0, 0, 0 };
+	struct raw r;
+
+	(void)state;
+	raw_open(&r);
+	tcp_nagle_disable(r.pcb);
+	for (unsigned i = 0; i < 2; i++) {
+		tcp_write(r.pcb, hello + i, i ? sizeof(hello) - 1 : 1, TCP_WRITE_FLAG_COPY);
+		tcp_output(r.pcb);
+		turns(20);
+	}
+	expect_log("refused: the TLS handshake failed");
+	raw_close(&r);
+}
+
 /* Random bytes that begin like TLS, cut and flipped client hellos: an error, never a crash, never an accepted stream. */
 static void test_garbage(void **state)
 {
@@ -873,6 +891,7 @@ int main(void)
 		cmocka_unit_test(test_identity),
 		cmocka_unit_test_setup_teardown(test_silent_client, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_not_tls_client, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_first_record_in_pieces, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_garbage, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_odd_servers, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_limits, setup, teardown),
