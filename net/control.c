@@ -93,12 +93,13 @@ static void send_json(struct session *s, cJSON *o)
 static cJSON *event_new(const char *name, cJSON **data)
 {
 	cJSON *o = cJSON_CreateObject(), *t;
+	u64 wall = wall_us();
 
 	cJSON_AddStringToObject(o, "event", name);
 	*data = cJSON_AddObjectToObject(o, "data");
 	t = cJSON_AddObjectToObject(o, "timestamp");
-	cJSON_AddNumberToObject(t, "seconds", (double)wall_seconds());
-	cJSON_AddNumberToObject(t, "microseconds", (double)(now_us() % 1000000));
+	cJSON_AddNumberToObject(t, "seconds", (double)(wall / 1000000));
+	cJSON_AddNumberToObject(t, "microseconds", (double)(wall % 1000000));
 	return o;
 }
 

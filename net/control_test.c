@@ -800,10 +800,11 @@ static void test_typing(void **state)
 static void test_events(void **state)
 {
 	struct pipe *p = client("viewer"), *q = client("admin");
-	cJSON *o, *d;
+	cJSON *o, *d, *stamp;
 	struct pipe *both[] = { p, q };
 
 	(void)state;
+	fake_wall = (struct wall){ .base_us = 1800000000700000, .at_us = fake_now };
 	strcpy(info.guest, "one");
 	info.status = "active";
 	info.phase = "precopy";
@@ -825,6 +826,10 @@ static void test_events(void **state)
 		shape(d, "guest:s status:s reason:s");
 		assert_string_equal(cJSON_GetStringValue(cJSON_GetObjectItem(d, "reason")), "ACPI power-off");
 		shape(o, "event:s data:o timestamp:o");
+		/* Both parts by one clock, or time would go back and forth. */
+		stamp = cJSON_GetObjectItem(o, "timestamp");
+		assert_int_equal((u64)cJSON_GetNumberValue(cJSON_GetObjectItem(stamp, "seconds")), 1800000000);
+		assert_int_equal((u64)cJSON_GetNumberValue(cJSON_GetObjectItem(stamp, "microseconds")), 700000);
 		cJSON_Delete(o);
 	}
 }
