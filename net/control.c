@@ -238,10 +238,17 @@ static void send_error(struct session *s, cJSON *id, const char *class, const ch
 /* Requests are small; one with thousands of values is an attack on the heap. */
 static bool too_many_values(const char *line, size_t len)
 {
+	bool text = false;
 	unsigned n = 0;
 
-	for (size_t i = 0; i < len; i++)
-		n += line[i] == ',' || line[i] == '[' || line[i] == '{';
+	for (size_t i = 0; i < len; i++) {
+		if (line[i] == '\\')
+			i++;
+		else if (line[i] == '"')
+			text = !text;
+		else
+			n += !text && (line[i] == ',' || line[i] == '[' || line[i] == '{');
+	}
 	return n > MAX_VALUES;
 }
 

@@ -865,6 +865,15 @@ static void test_limits(void **state)
 	memcpy(big, "{\"a\":[1", 7);
 	big[2000] = 0;
 	expect_error(p, big, "GenericError", "1024 values");
+	/* But those that are text are not values. */
+	memcpy(big, "{\"execute\":\"qmp_capabilities\",\"id\":\"\\\"[", 39);
+	strcpy(big + 1998, "\"}");
+	feed(p, big);
+	feed(p, "\n");
+	polls(4);
+	o = line(p);
+	assert_non_null(cJSON_GetObjectItem(o, "return"));
+	cJSON_Delete(o);
 	/* A client that never reads: its requests stop being taken, events end it, memory is bounded. */
 	p->out_limit = p->out_len;
 	for (unsigned i = 0; i < 4000; i++) {
