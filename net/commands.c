@@ -106,17 +106,24 @@ static struct vm *arg_vm(struct command_call *c, const cJSON *args, const char *
 	return NULL;
 }
 
-/* For what must not happen in the middle of a move. */
-static struct vm *arg_vm_settled(struct command_call *c, const cJSON *args)
-{
-	struct vm *vm = arg_vm(c, args, "guest");
+enum guest_need {
+	NO_GUEST,
+	ANY_GUEST,
+	SETTLED_GUEST, /* not in the middle of a move */
+	RESTING_GUEST, /* nor does it run here, and it is not about to */
+};
 
-	if (vm && vm->mig) {
+static bool guest_is(struct command_call *c, enum guest_need need)
+{
+	const struct vm *vm = c->vm;
+
+	if (need >= SETTLED_GUEST && vm->mig)
 		fail(c, "GenericError", "guest %s is being moved: wait for the move to end, or cancel it (migrate_cancel)",
 			vm->config.name);
-		return NULL;
-	}
-	return vm;
+	else if (need == RESTING_GUEST && (vm_is_populated(vm) ||
+					   (vm->state != RS_PRELAUNCH && !vm_is_dead(vm) && vm->state != RS_POSTMIGRATE)))
+		fail(c, "GenericError", "guest %s is %s: stop it first", vm->config.name, vm_run_state_name(vm->state));
+	return !c->error_class;
 }
 
 /* --- Questions --- */
@@ -237,13 +244,9 @@ static void query_switches(struct command_call *c, const cJSON *args)
 
 static void query_status(struct command_call *c, const cJSON *args)
 {
-	struct vm *vm = arg_vm(c, args, "guest");
-
-	if (!vm)
-		return;
 	c->ret = cJSON_CreateObject();
-	STR(c->ret, "status", vm_run_state_name(vm->state));
-	cJSON_AddBoolToObject(c->ret, "running", vm->state == RS_RUNNING);
+	STR(c->ret, "status", vm_run_state_name(c->vm->state));
+	cJSON_AddBoolToObject(c->ret, "running", c->vm->state == RS_RUNNING);
 }
 
 static void query_migrate(struct command_call *c, const cJSON *args)
@@ -330,12 +333,13 @@ static bool take_back(struct command_call *c, struct vm *vm)
 static void guest_start(struct command_call *c, const cJSON *args)
 {
 	bool force = arg_bool(args, "force");
-	struct vm *vm = force ? arg_vm(c, args, "guest") : arg_vm_settled(c, args);
 
-	if (vm && !host_caps()->usable)
+	if (!force && !guest_is(c, SETTLED_GUEST))
+		return;
+	if (!host_caps()->usable)
 		fail(c, "GenericError", "guests cannot run on host '%s': %s", boot->config.host_name, host_caps()->remedy);
-	else if (vm && (!force || take_back(c, vm)))
-		result(c, vm_start(vm, &c->error));
+	else if (!force || take_back(c, c->vm))
+		result(c, vm_start(c->vm, &c->error));
 }
 
 /* --- Definitions --- */
@@ -412,25 +416,24 @@ static bool files_are_there(struct command_call *c, const struct guest_config *g
 	return true;
 }
 
-static bool parse_definition(struct command_call *c, const cJSON *args, const char *name, const struct guest_config *base,
-			     struct guest_config *out)
+/* What the arguments make of base (NULL: of nothing); to be freed. NULL: the error is set. */
+static struct guest_config *definition(struct command_call *c, const cJSON *args, const char *name, const struct guest_config *base)
 {
+	struct guest_config *g = heap_calloc(1, sizeof(*g));
 	struct config *scratch = heap_calloc(1, sizeof(*scratch));
 	char *text = heap_calloc(1, DEFINITION_BYTES);
-	bool ok = false;
 	size_t n;
 
-	if (!scratch || !text)
+	if (!g || !scratch || !text)
 		fail(c, "GenericError", "this host has no memory for that");
-	else if (definition_text(c, args, name, text, &n)) {
-		int rc = config_parse_guest(&boot->config, scratch, text, n, base, out, &c->error);
-
-		result(c, rc);
-		ok = !rc && files_are_there(c, out);
-	}
+	else if (definition_text(c, args, name, text, &n))
+		result(c, config_parse_guest(&boot->config, scratch, text, n, base, g, &c->error));
 	heap_free(scratch);
 	heap_free(text);
-	return ok;
+	if (!c->error_class && files_are_there(c, g))
+		return g;
+	heap_free(g);
+	return NULL;
 }
 
 /* Done, but a restart of the host may undo it. */
@@ -455,66 +458,43 @@ static void guest_create(struct command_call *c, const cJSON *args)
 			boot->config.host_name, name);
 		return;
 	}
-	g = heap_calloc(1, sizeof(*g));
+	g = definition(c, args, name, NULL);
 	if (!g)
-		fail(c, "GenericError", "this host has no memory for that");
-	else if (parse_definition(c, args, name, NULL, g)) {
-		if (vm_define(g, &c->error))
-			kept(c, keep_define(g, &e), &e);
-		else
-			result(c, -c->error.code);
-	}
+		return;
+	if (vm_define(g, &c->error))
+		kept(c, keep_define(g, &e), &e);
+	else
+		result(c, -c->error.code);
 	heap_free(g);
-}
-
-/* One that does not run here, and is not about to. */
-static struct vm *arg_vm_at_rest(struct command_call *c, const cJSON *args)
-{
-	struct vm *vm = arg_vm_settled(c, args);
-
-	if (!vm || (!vm_is_populated(vm) && (vm->state == RS_PRELAUNCH || vm_is_dead(vm) || vm->state == RS_POSTMIGRATE)))
-		return vm;
-	fail(c, "GenericError", "guest %s is %s: stop it first", vm->config.name, vm_run_state_name(vm->state));
-	return NULL;
 }
 
 static void guest_change(struct command_call *c, const cJSON *args)
 {
-	struct vm *vm = arg_vm_at_rest(c, args);
-	struct guest_config *g = vm ? heap_calloc(1, sizeof(*g)) : NULL;
+	struct guest_config *g = definition(c, args, c->vm->config.name, &c->vm->config);
 	struct error e = { 0 };
 
-	if (!vm)
-		return;
 	if (!g)
-		fail(c, "GenericError", "this host has no memory for that");
-	else if (parse_definition(c, args, vm->config.name, &vm->config, g)) {
-		vm->config = *g;
-		kept(c, keep_define(g, &e), &e);
-	}
+		return;
+	c->vm->config = *g;
+	kept(c, keep_define(g, &e), &e);
 	heap_free(g);
 }
 
 static void guest_delete(struct command_call *c, const cJSON *args)
 {
-	struct vm *vm = arg_vm_at_rest(c, args);
 	struct error e = { 0 };
 
-	if (!vm)
-		return;
-	kept(c, keep_delete(vm->config.name, &e), &e);
-	vm_destroy(vm);
+	kept(c, keep_delete(c->vm->config.name, &e), &e);
+	vm_destroy(c->vm);
 }
 
 static void guest_stop(struct command_call *c, const cJSON *args)
 {
-	struct vm *vm = arg_vm(c, args, "guest");
+	struct vm *vm = c->vm;
 	char reason[80];
 
 	/* A copy that waits for the outcome of its move may be given up; nothing else may be stopped in a move. */
-	if (vm && !(vm->mig && !vm->owner && vm->state == RS_PAUSED))
-		vm = arg_vm_settled(c, args);
-	if (!vm)
+	if (!(vm->mig && !vm->owner && vm->state == RS_PAUSED) && !guest_is(c, SETTLED_GUEST))
 		return;
 	if (vm_is_dead(vm) || vm->state == RS_PRELAUNCH || vm->state == RS_POSTMIGRATE) {
 		fail(c, "GenericError", "guest %s does not run here: it is %s%s%s", vm->config.name, vm_run_state_name(vm->state),
@@ -527,11 +507,9 @@ static void guest_stop(struct command_call *c, const cJSON *args)
 
 static void system_powerdown(struct command_call *c, const cJSON *args)
 {
-	struct vm *vm = arg_vm_settled(c, args);
+	struct vm *vm = c->vm;
 	bool heard;
 
-	if (!vm)
-		return;
 	if (vm->state != RS_RUNNING) {
 		fail(c, "GenericError", "guest %s is %s: only a running guest can shut itself down", vm->config.name,
 			vm_run_state_name(vm->state));
@@ -547,38 +525,30 @@ static void system_powerdown(struct command_call *c, const cJSON *args)
 
 static void system_reset(struct command_call *c, const cJSON *args)
 {
-	struct vm *vm = arg_vm_settled(c, args);
-
-	if (vm)
-		result(c, vm_reset(vm, &c->error));
+	result(c, vm_reset(c->vm, &c->error));
 }
 
 static void stop(struct command_call *c, const cJSON *args)
 {
-	struct vm *vm = arg_vm_settled(c, args);
+	struct vm *vm = c->vm;
 
-	if (vm && vm->state != RS_RUNNING && vm->state != RS_PAUSED)
+	if (vm->state != RS_RUNNING && vm->state != RS_PAUSED)
 		fail(c, "GenericError", "guest %s is %s: only a running guest can be paused", vm->config.name,
 			vm_run_state_name(vm->state));
-	else if (vm)
+	else
 		vm_pause(vm, RS_PAUSED);
 }
 
 static void cont(struct command_call *c, const cJSON *args)
 {
-	struct vm *vm = arg_vm_settled(c, args);
-
-	if (vm)
-		result(c, vm_resume(vm, &c->error));
+	result(c, vm_resume(c->vm, &c->error));
 }
 
 /* --- Console --- */
 
 static void console_attach(struct command_call *c, const cJSON *args)
 {
-	struct vm *vm = arg_vm(c, args, "guest");
-
-	if (vm && !control_console_attach(c->session, vm, arg_bool(args, "history")))
+	if (!control_console_attach(c->session, c->vm, arg_bool(args, "history")))
 		fail(c, "GenericError", "this session watches as many consoles as it can; detach one");
 }
 
@@ -705,8 +675,7 @@ static void migrate(struct command_call *c, const cJSON *args)
 	const struct config *cfg = &boot->config;
 	struct mig_params p = { .verify_full = cfg->verify_full, .freeze_budget_ms = cfg->freeze_budget_ms,
 	                        .max_rounds = cfg->max_rounds };
-	struct vm *vm = arg_vm_settled(c, args);
-	const char *host = vm ? arg_text(c, args, "host", NULL) : NULL;
+	const char *host = arg_text(c, args, "host", NULL);
 	const char *uri = host ? arg_text(c, args, "uri", NULL) : NULL;
 	const char *verify = uri ? arg_text(c, args, "verify", p.verify_full ? "full" : "fold") : NULL;
 
@@ -726,20 +695,17 @@ static void migrate(struct command_call *c, const cJSON *args)
 		return;
 	}
 	if (!strcmp(host, cfg->host_name)) {
-		fail(c, "GenericError", "guest %s is on host '%s' already", vm->config.name, host);
+		fail(c, "GenericError", "guest %s is on host '%s' already", c->vm->config.name, host);
 		return;
 	}
 	p.verify_full = !strcmp(verify, "full");
 	strcpy(p.host, host);
-	result(c, mig_start(vm, &p, &c->error));
+	result(c, mig_start(c->vm, &p, &c->error));
 }
 
 static void migrate_cancel(struct command_call *c, const cJSON *args)
 {
-	struct vm *vm = arg_vm(c, args, "guest");
-
-	if (vm)
-		result(c, mig_cancel(vm, &c->error));
+	result(c, mig_cancel(c->vm, &c->error));
 }
 
 /* --- Table --- */
@@ -750,31 +716,32 @@ static const struct command {
 	const char *name;
 	enum role role;  /* the least that may do it */
 	bool logged;     /* it changes something */
+	enum guest_need guest;
 	void (*run)(struct command_call *c, const cJSON *args);
 } commands[] = {
-	{ "qmp_capabilities", ROLE_VIEWER, false, do_nothing },
-	{ "query-version", ROLE_VIEWER, false, query_version },
-	{ "query-commands", ROLE_VIEWER, false, query_commands },
-	{ "query-host", ROLE_VIEWER, false, query_host },
-	{ "query-time", ROLE_VIEWER, false, query_time },
-	{ "query-guests", ROLE_VIEWER, false, query_guests },
-	{ "query-status", ROLE_VIEWER, false, query_status },
-	{ "query-migrate", ROLE_VIEWER, false, query_migrate },
-	{ "query-switches", ROLE_VIEWER, false, query_switches },
-	{ "guest-start", ROLE_OPERATOR, true, guest_start },
-	{ "guest-create", ROLE_OPERATOR, true, guest_create },
-	{ "guest-change", ROLE_OPERATOR, true, guest_change },
-	{ "guest-delete", ROLE_OPERATOR, true, guest_delete },
-	{ "guest-stop", ROLE_OPERATOR, true, guest_stop },
-	{ "system_powerdown", ROLE_OPERATOR, true, system_powerdown },
-	{ "system_reset", ROLE_OPERATOR, true, system_reset },
-	{ "stop", ROLE_OPERATOR, true, stop },
-	{ "cont", ROLE_OPERATOR, true, cont },
-	{ "console-attach", ROLE_OPERATOR, true, console_attach },
-	{ "console-detach", ROLE_OPERATOR, false, console_detach },
-	{ "ringbuf-write", ROLE_OPERATOR, false, ringbuf_write },
-	{ "migrate", ROLE_OPERATOR, true, migrate },
-	{ "migrate_cancel", ROLE_OPERATOR, true, migrate_cancel },
+	{ "qmp_capabilities", ROLE_VIEWER, false, NO_GUEST, do_nothing },
+	{ "query-version", ROLE_VIEWER, false, NO_GUEST, query_version },
+	{ "query-commands", ROLE_VIEWER, false, NO_GUEST, query_commands },
+	{ "query-host", ROLE_VIEWER, false, NO_GUEST, query_host },
+	{ "query-time", ROLE_VIEWER, false, NO_GUEST, query_time },
+	{ "query-guests", ROLE_VIEWER, false, NO_GUEST, query_guests },
+	{ "query-status", ROLE_VIEWER, false, ANY_GUEST, query_status },
+	{ "query-migrate", ROLE_VIEWER, false, NO_GUEST, query_migrate },
+	{ "query-switches", ROLE_VIEWER, false, NO_GUEST, query_switches },
+	{ "guest-start", ROLE_OPERATOR, true, ANY_GUEST, guest_start },
+	{ "guest-create", ROLE_OPERATOR, true, NO_GUEST, guest_create },
+	{ "guest-change", ROLE_OPERATOR, true, RESTING_GUEST, guest_change },
+	{ "guest-delete", ROLE_OPERATOR, true, RESTING_GUEST, guest_delete },
+	{ "guest-stop", ROLE_OPERATOR, true, ANY_GUEST, guest_stop },
+	{ "system_powerdown", ROLE_OPERATOR, true, SETTLED_GUEST, system_powerdown },
+	{ "system_reset", ROLE_OPERATOR, true, SETTLED_GUEST, system_reset },
+	{ "stop", ROLE_OPERATOR, true, SETTLED_GUEST, stop },
+	{ "cont", ROLE_OPERATOR, true, SETTLED_GUEST, cont },
+	{ "console-attach", ROLE_OPERATOR, true, ANY_GUEST, console_attach },
+	{ "console-detach", ROLE_OPERATOR, false, NO_GUEST, console_detach },
+	{ "ringbuf-write", ROLE_OPERATOR, false, NO_GUEST, ringbuf_write },
+	{ "migrate", ROLE_OPERATOR, true, SETTLED_GUEST, migrate },
+	{ "migrate_cancel", ROLE_OPERATOR, true, ANY_GUEST, migrate_cancel },
 };
 
 static void query_commands(struct command_call *c, const cJSON *args)
@@ -802,7 +769,9 @@ void command_run(struct command_call *c, const char *name, const cJSON *args)
 				"enroll NAME --role operator')", c->who->peer_name, c->who->peer_role, name);
 			return;
 		}
-		cmd->run(c, args);
+		c->vm = cmd->guest ? arg_vm(c, args, "guest") : NULL;
+		if (!cmd->guest || (c->vm && guest_is(c, cmd->guest)))
+			cmd->run(c, args);
 		if (cmd->logged)
 			log_info("control", "%s (%s): %s %.31s%s%s", c->who->peer_name, c->who->peer_role, name,
 				 cJSON_IsString(guest) ? guest->valuestring : "", c->error_class ? ": " : "",

@@ -17,6 +17,7 @@ struct command_call {
 	struct session *session;
 	const struct stream *who;
 	enum role role;
+	struct vm *vm;           /* the guest that the command is about, if it takes one */
 	struct cJSON *ret;       /* the answer; NULL: {} */
 	const char *error_class; /* NULL: it worked; else error.text is the description */
 	struct error error;
