@@ -105,6 +105,9 @@ struct config {
 void config_parse(struct config *c, const char *text, size_t len);
 /* NULL: a good name for a host, guest or network, which needs no quoting anywhere; otherwise what to write instead. */
 const char *config_name_wrong(const char *s);
+/* A station's IPv4 address (neither 0.0.0.0 nor above 223) at the beginning of s, and where a port follows it, that: port NULL, or
+ * not changed without one. *rest: what is behind. */
+bool config_station(const char *s, u32 *ip, u16 *port, const char **rest) __must_check;
 /* The MAC address of a guest's n-th card if its definition names none: locally administered, from a hash of both. */
 void config_default_mac(const char *guest, u32 n, u8 mac[6]);
 /* Whether a station can have it: neither multicast nor zero. */

@@ -104,8 +104,7 @@ const char *config_name_wrong(const char *s)
 	return "is not a good name. Use 1 to 31 letters, digits, . _ or -, beginning with a letter, digit or _";
 }
 
-/* The address of a station, and its port where one follows it. */
-static bool station(const char *s, u32 *ip, u16 *port, const char **rest)
+bool config_station(const char *s, u32 *ip, u16 *port, const char **rest)
 {
 	u64 n;
 
@@ -220,7 +219,7 @@ static const char *set_gateway(struct parser *p, const struct key *k, void *to, 
 {
 	u32 ip;
 
-	if (!station(v, &ip, NULL, &v) || *v)
+	if (!config_station(v, &ip, NULL, &v) || *v)
 		return "is not an IPv4 address. Write it like gateway=192.168.1.1";
 	*(u32 *)to = ip;
 	return NULL;
@@ -229,7 +228,7 @@ static const char *set_gateway(struct parser *p, const struct key *k, void *to, 
 static bool time_server(const char *v, struct time_server *s, const char **rest)
 {
 	s->port = 123;
-	return station(v, &s->ip, &s->port, rest);
+	return config_station(v, &s->ip, &s->port, rest);
 }
 
 #define BAD_TIME_SERVER "is not made of IPv4 addresses, with :PORT where it is not 123. Write it like servers=192.168.1.1,192.168.1.2"
@@ -412,7 +411,7 @@ static const char *disk_nbd(struct disk_config *d, const char *v)
 
 	d->kind = DISK_NBD;
 	d->port = 10809;
-	if (!station(v, &d->address, &d->port, &rest))
+	if (!config_station(v, &d->address, &d->port, &rest))
 		return "has no IPv4 address behind //, or a port that is none. Write it like disk=nbd://192.168.1.5:10809/root";
 	if (*rest && *rest != '/')
 		return BAD_DISK;

@@ -14,7 +14,6 @@
 #include <cJSON.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define INPUT_BYTES 4096 /* typed ahead, per guest */
@@ -647,29 +646,6 @@ bool commands_poll(void)
 
 /* --- Moving --- */
 
-/* "tcp:192.168.0.2:4789" */
-static bool uri_parse(const char *uri, u32 *ip, u16 *port)
-{
-	unsigned long part[5];
-	const char *p = uri;
-	char *e;
-
-	if (strncmp(p, "tcp:", 4))
-		return false;
-	p += 3;
-	for (int i = 0; i < 5; i++) {
-		if (*p != (i && i < 4 ? '.' : ':') || p[1] < '0' || p[1] > '9')
-			return false;
-		part[i] = strtoul(p + 1, &e, 10);
-		if (part[i] > (i < 4 ? 255 : 65535))
-			return false;
-		p = e;
-	}
-	*ip = (u32)(part[0] << 24 | part[1] << 16 | part[2] << 8 | part[3]);
-	*port = (u16)part[4];
-	return !*p && *port;
-}
-
 static void migrate(struct command_call *c, const cJSON *args)
 {
 	const struct config *cfg = &boot->config;
@@ -677,7 +653,7 @@ static void migrate(struct command_call *c, const cJSON *args)
 	                        .max_rounds = cfg->max_rounds };
 	const char *host = arg_text(c, args, "host", NULL);
 	const char *uri = host ? arg_text(c, args, "uri", NULL) : NULL;
-	const char *verify = uri ? arg_text(c, args, "verify", p.verify_full ? "full" : "fold") : NULL;
+	const char *verify = uri ? arg_text(c, args, "verify", p.verify_full ? "full" : "fold") : NULL, *rest;
 
 	if (!verify || !arg_number(c, args, "downtime-limit", 1, MOVE_MAX_FREEZE_MS, &p.freeze_budget_ms) ||
 	    !arg_number(c, args, "max-rounds", 1, MOVE_MAX_ROUNDS, &p.max_rounds))
@@ -686,7 +662,7 @@ static void migrate(struct command_call *c, const cJSON *args)
 		fail(c, "GenericError", "argument \"verify\" must be \"fold\" or \"full\"");
 		return;
 	}
-	if (!uri_parse(uri, &p.ip, &p.port)) {
+	if (strncmp(uri, "tcp:", 4) || !config_station(uri + 4, &p.ip, &p.port, &rest) || !p.port || *rest) {
 		fail(c, "GenericError", "'%.60s' is no address; it must look like tcp:192.168.0.2:4789", uri);
 		return;
 	}

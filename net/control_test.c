@@ -572,6 +572,7 @@ static void test_migrate(void **state)
 		{ "\"guest\":\"one\",\"host\":\"b\",\"uri\":\"tcp:1.2.3.4:65536\"", "is no address" },
 		{ "\"guest\":\"one\",\"host\":\"b\",\"uri\":\"tcp:1.2.3.4:0\"", "is no address" },
 		{ "\"guest\":\"one\",\"host\":\"b\",\"uri\":\"tcp:1.2.3.4:5x\"", "is no address" },
+		{ "\"guest\":\"one\",\"host\":\"b\",\"uri\":\"tcp:0.0.0.0:5\"", "is no address" },
 		{ "\"guest\":\"one\",\"host\":\"b\",\"uri\":\"tcp: 1.2.3.4:5\"", "is no address" },
 		{ "\"guest\":\"one\",\"host\":\"b\",\"uri\":\"tcp:1.2.3.4:5\",\"verify\":\"no\"", "verify" },
 		{ "\"guest\":\"one\",\"host\":\"b\",\"uri\":\"tcp:1.2.3.4:5\",\"max-rounds\":0", "max-rounds" },
