@@ -11,9 +11,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *alpn_both[] = { ALPN_QMP, ALPN_MIG, NULL };
-static const char *alpn_qmp[] = { ALPN_QMP, NULL };
-static const char *alpn_mig[] = { ALPN_MIG, NULL };
+static const char *alpn[TLS_CLIENT_OTHER][3] = { [TLS_SERVER] = { ALPN_QMP, ALPN_MIG }, [TLS_CLIENT_QMP] = { ALPN_QMP },
+                                                 [TLS_CLIENT_MIG] = { ALPN_MIG } };
 static const int suites[] = { MBEDTLS_TLS1_3_AES_128_GCM_SHA256, 0 };
 static const u16 groups[] = { MBEDTLS_SSL_IANA_TLS_GROUP_X25519, MBEDTLS_SSL_IANA_TLS_GROUP_SECP256R1,
                               MBEDTLS_SSL_IANA_TLS_GROUP_NONE };
@@ -109,9 +108,12 @@ int tls_init(struct error *e)
 	return 0;
 }
 
-static int config_init(mbedtls_ssl_config *conf, struct tls_identity *id, int endpoint, const char **alpn)
+static int config_init(struct tls_identity *id, enum tls_use use)
 {
-	if (mbedtls_ssl_config_defaults(conf, endpoint, MBEDTLS_SSL_TRANSPORT_STREAM, MBEDTLS_SSL_PRESET_DEFAULT))
+	mbedtls_ssl_config *conf = &id->conf[use];
+
+	if (mbedtls_ssl_config_defaults(conf, use == TLS_SERVER ? MBEDTLS_SSL_IS_SERVER : MBEDTLS_SSL_IS_CLIENT,
+	                                MBEDTLS_SSL_TRANSPORT_STREAM, MBEDTLS_SSL_PRESET_DEFAULT))
 		return -E_NOMEM;
 	mbedtls_ssl_conf_authmode(conf, MBEDTLS_SSL_VERIFY_REQUIRED);
 	mbedtls_ssl_conf_ca_chain(conf, &id->ca, NULL);
@@ -119,7 +121,8 @@ static int config_init(mbedtls_ssl_config *conf, struct tls_identity *id, int en
 	mbedtls_ssl_conf_ciphersuites(conf, suites);
 	mbedtls_ssl_conf_groups(conf, groups);
 	mbedtls_ssl_conf_sig_algs(conf, sig_algs);
-	if ((alpn && mbedtls_ssl_conf_alpn_protocols(conf, alpn)) || mbedtls_ssl_conf_own_cert(conf, &id->crt, &id->key))
+	if ((use < ARRAY_SIZE(alpn) && mbedtls_ssl_conf_alpn_protocols(conf, alpn[use])) ||
+	    mbedtls_ssl_conf_own_cert(conf, &id->crt, &id->key))
 		return -E_NOMEM;
 	return 0;
 }
@@ -197,10 +200,8 @@ struct tls_identity *tls_identity_load(const struct tls_files *files, const char
 	mbedtls_x509_crt_init(&id->ca);
 	mbedtls_x509_crt_init(&id->crt);
 	mbedtls_pk_init(&id->key);
-	mbedtls_ssl_config_init(&id->server);
-	mbedtls_ssl_config_init(&id->client_qmp);
-	mbedtls_ssl_config_init(&id->client_mig);
-	mbedtls_ssl_config_init(&id->client_other);
+	for (unsigned i = 0; i < TLS_USES; i++)
+		mbedtls_ssl_config_init(&id->conf[i]);
 	if (identity_parse(id, files, &own))
 		goto fail;
 	cert_names(&id->crt, name, role);
@@ -217,13 +218,11 @@ struct tls_identity *tls_identity_load(const struct tls_files *files, const char
 		if (own.code)
 			goto fail;
 	}
-	if (config_init(&id->server, id, MBEDTLS_SSL_IS_SERVER, alpn_both) ||
-	    config_init(&id->client_qmp, id, MBEDTLS_SSL_IS_CLIENT, alpn_qmp) ||
-	    config_init(&id->client_mig, id, MBEDTLS_SSL_IS_CLIENT, alpn_mig) ||
-	    config_init(&id->client_other, id, MBEDTLS_SSL_IS_CLIENT, NULL)) {
-		error_set(&own, E_NOMEM, "no memory for the TLS configuration");
-		goto fail;
-	}
+	for (unsigned i = 0; i < TLS_USES; i++)
+		if (config_init(id, i)) {
+			error_set(&own, E_NOMEM, "no memory for the TLS configuration");
+			goto fail;
+		}
 	return id;
 fail:
 	error_set(e, own.code, "%s", own.text);
@@ -233,7 +232,7 @@ fail:
 
 const struct mbedtls_ssl_config *tls_client_config(const struct tls_identity *id)
 {
-	return &id->client_other;
+	return &id->conf[TLS_CLIENT_OTHER];
 }
 
 void tls_identity_free(struct tls_identity *id)
@@ -242,10 +241,8 @@ void tls_identity_free(struct tls_identity *id)
 		return;
 	if (id->listener)
 		tcp_close(id->listener);
-	mbedtls_ssl_config_free(&id->server);
-	mbedtls_ssl_config_free(&id->client_qmp);
-	mbedtls_ssl_config_free(&id->client_mig);
-	mbedtls_ssl_config_free(&id->client_other);
+	for (unsigned i = 0; i < TLS_USES; i++)
+		mbedtls_ssl_config_free(&id->conf[i]);
 	mbedtls_pk_free(&id->key);
 	mbedtls_x509_crt_free(&id->crt);
 	mbedtls_x509_crt_free(&id->ca);

@@ -4,10 +4,12 @@
 #include "net/tls.h"
 #include "mbedtls/ssl.h"
 
+enum tls_use { TLS_SERVER, TLS_CLIENT_QMP, TLS_CLIENT_MIG, TLS_CLIENT_OTHER, TLS_USES };
+
 struct tls_identity {
 	mbedtls_x509_crt ca, crt;
 	mbedtls_pk_context key;
-	mbedtls_ssl_config server, client_qmp, client_mig, client_other;
+	mbedtls_ssl_config conf[TLS_USES];
 	struct tcp_pcb *listener;
 	void (*accept)(struct stream *);
 };

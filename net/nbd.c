@@ -34,8 +34,6 @@ static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t err)
 {
 	struct nbd_link *l = arg;
 
-	(void)pcb;
-	(void)err;
 	if (!p)
 		l->fin = true;
 	else if (!rx_queue_put(&l->rx, p))
@@ -48,8 +46,6 @@ static err_t on_sent(void *arg, struct tcp_pcb *pcb, u16_t len)
 {
 	struct nbd_link *l = arg;
 
-	(void)pcb;
-	(void)len;
 	l->progress_us = now_us();
 	l->wake(l->arg);
 	return ERR_OK;
@@ -59,8 +55,6 @@ static err_t on_connected(void *arg, struct tcp_pcb *pcb, err_t err)
 {
 	struct nbd_link *l = arg;
 
-	(void)pcb;
-	(void)err;
 	l->open = true;
 	l->progress_us = now_us();
 	l->wake(l->arg);
@@ -81,7 +75,6 @@ static err_t on_poll(void *arg, struct tcp_pcb *pcb)
 {
 	struct nbd_link *l = arg;
 
-	(void)pcb;
 	l->wake(l->arg);
 	return ERR_OK;
 }
@@ -220,9 +213,4 @@ void nbd_init(struct tls_identity *id, const struct error *why)
 	identity = id;
 	identity_error = *why;
 	blk_nbd_open = nbd_open;
-}
-
-void nbd_timers(u64 now)
-{
-	nbd_client_timers(now);
 }

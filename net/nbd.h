@@ -5,5 +5,3 @@
 
 /* Lets guests have NBD disks (blk_nbd_open). id: this host's TLS identity, or NULL; why: the reason for that. */
 void nbd_init(struct tls_identity *id, const struct error *why);
-/* Wakes disks whose time has come, once a turn of the network. */
-void nbd_timers(u64 now);

@@ -196,8 +196,7 @@ static void tls_begin(struct client *c)
 
 static bool tls_again(int r)
 {
-	return r == MBEDTLS_ERR_SSL_WANT_READ || r == MBEDTLS_ERR_SSL_WANT_WRITE ||
-	       r == MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET;
+	return r == MBEDTLS_ERR_SSL_WANT_READ || r == MBEDTLS_ERR_SSL_WANT_WRITE;
 }
 
 static void tls_fail(struct client *c, int r)
@@ -258,9 +257,7 @@ static int bytes_recv(struct client *c, u8 *buf, u32 len)
 
 	if (!c->ssl_live)
 		return c->env->link->recv(c->link, buf, len);
-	do
-		r = mbedtls_ssl_read(&c->ssl, buf, len);
-	while (r == MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET);
+	r = mbedtls_ssl_read(&c->ssl, buf, len);
 	return r > 0 ? r : r < 0 && tls_again(r) ? 0 : -E_IO;
 }
 

@@ -33,5 +33,5 @@ struct nbd_env {
 };
 
 struct blk_backend *nbd_client_open(const struct nbd_env *env, const struct disk_config *cfg, struct error *e) __must_check;
-/* wake() of every disk whose time has come. */
+/* wake() of every disk whose time has come: once a turn of the network. */
 void nbd_client_timers(u64 now);

@@ -29,7 +29,7 @@ static void turns(unsigned n)
 		fake_now += 1000;
 		netif_poll_all();
 		sys_check_timeouts();
-		nbd_timers(fake_now);
+		nbd_client_timers(fake_now);
 		for (unsigned i = 0; i < DISKS; i++)
 			if (disks[i])
 				disks[i]->ops->poll(disks[i]);

@@ -13,6 +13,7 @@
 #include "net/control.h"
 #include "net/lan.h"
 #include "net/nbd.h"
+#include "net/nbd_client.h"
 #include "net/port/port.h"
 #include "net/time.h"
 #include "net/tls.h"
@@ -209,7 +210,7 @@ bool net_poll(void)
 	busy |= lan_poll();
 	link_check();
 	sys_check_timeouts();
-	nbd_timers(now_us());
+	nbd_client_timers(now_us());
 	time_poll();
 	busy |= tls_poll();
 	busy |= control_poll();

@@ -29,8 +29,7 @@ void ntp_request(u8 packet[NTP_BYTES], u64 nonce)
 {
 	memset(packet, 0, NTP_BYTES);
 	packet[0] = 4 << 3 | MODE_CLIENT;
-	for (int i = 0; i < 8; i++)
-		packet[40 + i] = (u8)(nonce >> (56 - 8 * i));
+	put_be64(packet + 40, nonce);
 }
 
 static void refid_text(const u8 *p, u8 stratum, char *out, size_t cap)

@@ -24,7 +24,7 @@
 struct server {
 	u32 ip; u16 port;               /* host byte order */
 	char name[24];
-	u64 nonce, sent_us, sent_wall, poll_us; /* sent_us: 0 before the first question */
+	u64 nonce, sent_us, poll_us;    /* sent_us: 0 before the first question */
 	bool waiting, denied, valid, good, said;
 	u8 reach;                       /* of the last eight questions those that were answered */
 	u8 answers, missed;             /* up to BURST; BACK_OFF: questions in a row without one */

@@ -345,7 +345,6 @@ static err_t on_recv(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t err)
 {
 	struct conn *c = arg;
 
-	(void)err;
 	c->progress_us = now_us();
 	if (c->state == CONN_LINGER) {
 		if (p) {
@@ -372,8 +371,6 @@ static err_t on_sent(void *arg, struct tcp_pcb *pcb, u16_t len)
 {
 	struct conn *c = arg;
 
-	(void)pcb;
-	(void)len;
 	c->progress_us = now_us();
 	if (c->state == CONN_LINGER)
 		c->deadline = c->progress_us + LINGER_US;
@@ -392,8 +389,6 @@ static err_t on_connected(void *arg, struct tcp_pcb *pcb, err_t err)
 {
 	struct conn *c = arg;
 
-	(void)pcb;
-	(void)err;
 	if (c->state == CONN_CONNECTING) /* not if it has just been given up */
 		c->state = CONN_HANDSHAKE;
 	return ERR_OK;
@@ -473,7 +468,7 @@ static err_t on_accept(void *arg, struct tcp_pcb *pcb, err_t err)
 		conn_free(oldest);
 		inbound--;
 	}
-	c = inbound < TLS_MAX_INBOUND ? conn_new(id, pcb, true, &id->server) : NULL;
+	c = inbound < TLS_MAX_INBOUND ? conn_new(id, pcb, true, &id->conf[TLS_SERVER]) : NULL;
 	if (!c) {
 		log_guest(LOG_WARN, "net", "a connection was refused: %s", inbound < TLS_MAX_INBOUND ? "no memory" :
 			"all are in use; close some clients");
@@ -530,7 +525,7 @@ struct stream *tls_connect(struct tls_identity *id, u32 ip, u16 port, const char
 		return NULL;
 	}
 	pcb = tcp_new_ip_type(IPADDR_TYPE_V4);
-	c = pcb ? conn_new(id, pcb, false, strcmp(alpn, ALPN_MIG) ? &id->client_qmp : &id->client_mig) : NULL;
+	c = pcb ? conn_new(id, pcb, false, &id->conf[strcmp(alpn, ALPN_MIG) ? TLS_CLIENT_QMP : TLS_CLIENT_MIG]) : NULL;
 	if (!c) {
 		if (pcb)
 			tcp_abort(pcb);

@@ -19,7 +19,7 @@ struct vswitch;
 struct vport_ops {
 	/* A frame of len bytes for the port, without a tag; vlan: the one it belongs to. false: no room, it is lost. */
 	bool (*deliver)(struct vport *port, const u8 *frame, unsigned len, u16 vlan);
-	/* A guest's card: whether the guest runs here now. NULL: always. */
+	/* A guest's card: whether the guest runs here now. NULL: never. */
 	bool (*up)(struct vport *port);
 	/* Builds the i-th frame (VSWITCH_FRAME_MAX bytes) that tells the network where the guest is; 0: there are no more. May be NULL. */
 	unsigned (*announce)(struct vport *port, unsigned i, u8 *frame);

@@ -56,7 +56,6 @@ int entropy_check(void)
 
 int mbedtls_hardware_poll(void *data, unsigned char *output, size_t len, size_t *olen)
 {
-	(void)data;
 	*olen = 0;
 	while (*olen < len) {
 		size_t n = MIN(len - *olen, (size_t)8);
