@@ -71,11 +71,13 @@ static void address_log(struct netif *n)
 	u32 a = lwip_ntohl(netif_ip4_addr(n)->addr), g = lwip_ntohl(netif_ip4_gw(n)->addr);
 	unsigned bits = (unsigned)__builtin_popcount(netif_ip4_netmask(n)->addr);
 
-	if (!a || !netif_is_link_up(n) || !netif_is_up(n))
-		return;
-	address_said = true;
-	log_info("net", "address %u.%u.%u.%u/%u gateway %u.%u.%u.%u%s", a >> 24, a >> 16 & 255, a >> 8 & 255, a & 255, bits,
-		 g >> 24, g >> 16 & 255, g >> 8 & 255, g & 255, dhcp ? " (DHCP)" : "");
+	if (!a && address_said)
+		log_warn("net", "this host has no address any more, the DHCP server did not renew it: operators and moves do not reach it, "
+			 "and NBD disks wait. Is the server on?");
+	address_said = a && netif_is_link_up(n) && netif_is_up(n);
+	if (address_said)
+		log_info("net", "address %u.%u.%u.%u/%u gateway %u.%u.%u.%u%s", a >> 24, a >> 16 & 255, a >> 8 & 255, a & 255, bits,
+			 g >> 24, g >> 16 & 255, g >> 8 & 255, g & 255, dhcp ? " (DHCP)" : "");
 }
 
 static void link_check(void)

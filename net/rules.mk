@@ -69,13 +69,16 @@ $(NET_TEST_DIR)/%.o: %.c $(NET_PORT_H)
 
 $(BUILD)/tests/pki/done: net/test_pki.sh
 	sh $< $(@D)
-NET_TESTS := $(BUILD)/tests/time_test $(BUILD)/tests/nbd_test $(BUILD)/tests/nbd_link_test $(BUILD)/tests/tls_test $(BUILD)/tests/control_test $(BUILD)/tests/gcm_test
+NET_TESTS := $(BUILD)/tests/time_test $(BUILD)/tests/net_test $(BUILD)/tests/nbd_test $(BUILD)/tests/nbd_link_test $(BUILD)/tests/tls_test $(BUILD)/tests/control_test $(BUILD)/tests/gcm_test
 UNIT_TESTS += $(NET_TESTS)
 $(BUILD)/tests/nbd_link_test: $(addprefix $(NET_TEST_DIR)/net/,nbd_link_test.o nbd.o nbd_client.o nbd_proto.o identity.o rx_queue.o tls.o) $(NET_TEST_OBJS) | \
 	$(BUILD)/tests/pki/done
 	@echo '  LD      $@'; $(HOSTCC) -fsanitize=address,undefined -o $@ $^ -lcmocka
 $(BUILD)/tests/tls_test: $(addprefix $(NET_TEST_DIR)/net/,tls_test.o identity.o rx_queue.o tls.o) $(NET_TEST_OBJS) | $(BUILD)/tests/pki/done
 	@echo '  LD      $@'; $(HOSTCC) -fsanitize=address,undefined -Wl,--wrap=mbedtls_ssl_handshake_step -o $@ $^ -lcmocka
+$(BUILD)/tests/net_test: $(addprefix $(NET_TEST_DIR)/net/,net_test.o net.o identity.o rx_queue.o tls.o) $(NET_TEST_OBJS) | \
+	$(BUILD)/tests/pki/done
+	@echo '  LD      $@'; $(HOSTCC) -fsanitize=address,undefined -o $@ $^ -lcmocka
 $(BUILD)/tests/time_test: $(addprefix $(NET_TEST_DIR)/net/,time_test.o time.o ntp.o) $(NET_TEST_OBJS)
 	@echo '  LD      $@'; $(HOSTCC) -fsanitize=address,undefined -o $@ $^ -lcmocka
 $(BUILD)/tests/gcm_test: $(NET_TEST_DIR)/net/port/gcm_test.o $(NET_TEST_OBJS)
