@@ -27,6 +27,7 @@ _Static_assert(TLS_MAX_INBOUND >= CONTROL_MAX_SESSIONS + TLS_MAX_HANDSHAKES, "id
 #define LINK_CHECK_US 100000
 #define WAIT_TIME_US 3000000
 
+static const struct boot_info *boot;
 static struct nic *nic;
 static unsigned nic_number;
 static struct netif netif;
@@ -108,7 +109,7 @@ static void accepted(struct stream *s)
 		control_accept(s);
 }
 
-static void identity_start(const struct boot_info *bi)
+static void identity_start(void)
 {
 	static const char *const names[] = { "ca.crt", "host.crt", "host.key" };
 	const struct boot_file *f[ARRAY_SIZE(names)];
@@ -116,7 +117,7 @@ static void identity_start(const struct boot_info *bi)
 	struct tls_files files;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
-		f[i] = boot_file(bi, names[i]);
+		f[i] = boot_file(boot, names[i]);
 		if (!f[i] || !f[i]->data) {
 			error_set(e, E_NOENT, "%s%s 'godwit ca enroll %s' makes it", f[i] && f[i]->error[0] ? f[i]->error : names[i],
 				  f[i] && f[i]->error[0] ? "" : " is missing from \\godwit\\ on the boot disk.", host_name);
@@ -126,6 +127,32 @@ static void identity_start(const struct boot_info *bi)
 	files = (struct tls_files){ f[0]->data, f[1]->data, f[2]->data, f[0]->size, f[1]->size, f[2]->size };
 	if (!tls_init(e))
 		identity = tls_identity_load(&files, host_name, e);
+}
+
+static void port_open(void)
+{
+	u16 port = boot->config.port;
+
+	nbd_init(identity, &identity_error);
+	if (identity && !tls_listen(identity, port, accepted, &identity_error))
+		log_info("net", "control port %u open, host '%s'", port, host_name);
+	else
+		log_err("net", "control port %u stays closed (there is no plaintext mode): %s", port, identity_error.text);
+}
+
+/* What was wrong with this host's certificate may have been the firmware's clock, and time servers have set that since. */
+static void identity_again(void)
+{
+	static bool done;
+
+	if (done || !wall_synced())
+		return;
+	done = true;
+	if (identity || identity_error.code != E_AUTH)
+		return;
+	identity_error.code = 0;
+	identity_start();
+	port_open();
 }
 
 void net_name_host(struct boot_info *bi)
@@ -144,9 +171,10 @@ void net_init(const struct boot_info *bi)
 	ip4_addr_t ip, mask, gw;
 	struct error e = { 0 };
 
+	boot = bi;
 	snprintf(host_name, sizeof(host_name), "%s", c->host_name);
 	control_init(bi);
-	identity_start(bi);
+	identity_start();
 	nic = nic_find(&nic_number, &e);
 	lan_init(c, nic ? (int)nic_number : -1);
 	if (!nic) {
@@ -154,7 +182,6 @@ void net_init(const struct boot_info *bi)
 		return;
 	}
 	lwip_init();
-	nbd_init(identity, &identity_error);
 	dhcp = c->dhcp;
 	ip.addr = dhcp ? 0 : lwip_htonl(c->address);
 	mask.addr = dhcp ? 0 : lwip_htonl(c->netmask);
@@ -172,11 +199,7 @@ void net_init(const struct boot_info *bi)
 	else if (!dhcp && !c->address)
 		log_err("net", "no address: set [network] address= in godwit.conf, or mode=dhcp");
 	time_init(&c->time);
-	if (identity && !tls_listen(identity, c->port, accepted, &identity_error)) {
-		log_info("net", "control port %u open, host '%s'", c->port, host_name);
-	} else {
-		log_err("net", "control port %u stays closed (there is no plaintext mode): %s", c->port, identity_error.text);
-	}
+	port_open();
 	nic->ops->flush(nic);
 }
 
@@ -214,6 +237,7 @@ bool net_poll(void)
 	sys_check_timeouts();
 	nbd_client_timers(now_us());
 	time_poll();
+	identity_again();
 	busy |= tls_poll();
 	busy |= control_poll();
 	/* Answers of this turn leave in this turn. */

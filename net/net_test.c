@@ -108,8 +108,23 @@ static void a_lost_address_is_said(void **state)
 	assert_true(said("address 10.0.0.6/24"));
 }
 
+/* A dead battery: the firmware's clock starts long before the certificates do. */
+static void time_servers_make_up_for_the_firmwares_clock(void **state)
+{
+	assert_true(said("control port 4789 stays closed") && !disks_identity);
+	fake_wall_shift = 0;
+	turns(10);
+	assert_false(said("control port"));
+	fake_wall_synced = true;
+	turns(10);
+	assert_true(said("control port 4789 open") && disks_identity);
+	turns(10);
+	assert_false(said("control port"));
+}
+
 static int setup_all(void **state)
 {
+	fake_wall_shift = -20ll * 365 * 86400;
 	start();
 	turns(10);
 	return 0;
@@ -117,7 +132,9 @@ static int setup_all(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(a_lost_address_is_said) };
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(time_servers_make_up_for_the_firmwares_clock), cmocka_unit_test(a_lost_address_is_said),
+	};
 
 	return cmocka_run_group_tests(tests, setup_all, NULL);
 }
