@@ -19,13 +19,14 @@
 #define CONSOLE_PER_TURN 4
 #define CLOSE_US (3 * 1000000ull)
 
+struct buffer { char *p; size_t len, cap; };
+
 struct session {
 	struct stream *s;
 	enum role role;
-	char *line;               /* request being received */
-	size_t line_len, line_cap, looked; /* looked: there is no line end before */
-	char *out;                /* answers and events not yet taken by the stream */
-	size_t out_len, out_sent, out_cap;
+	struct buffer line;       /* request being received */
+	size_t looked;            /* there is no line end before */
+	struct buffer out;        /* answers and events not yet taken by the stream */
 	u64 last_us;              /* last request */
 	u64 close_at;             /* 0: stays */
 	const char *why;          /* it is to be closed */
@@ -35,6 +36,34 @@ struct session {
 static struct session *sessions[CONTROL_MAX_SESSIONS];
 static const struct boot_info *boot;
 static bool started;
+
+/* --- Buffers --- */
+
+static bool buffer_grow(struct buffer *b, size_t cap)
+{
+	char *p = heap_calloc(1, cap);
+
+	if (!p)
+		return false;
+	if (b->len)
+		memcpy(p, b->p, b->len);
+	heap_free(b->p);
+	b->p = p;
+	b->cap = cap;
+	return true;
+}
+
+/* Takes n bytes from its beginning. An empty buffer of more than keep bytes gives its memory back. */
+static void buffer_take(struct buffer *b, size_t n, size_t keep)
+{
+	b->len -= n;
+	if (b->len) {
+		memmove(b->p, b->p + n, b->len);
+	} else if (b->cap > keep) {
+		heap_free(b->p);
+		*b = (struct buffer){ 0 };
+	}
+}
 
 /* --- Output --- */
 
@@ -46,33 +75,20 @@ static void end(struct session *s, const char *why)
 
 static void send_bytes(struct session *s, const char *data, size_t len)
 {
+	size_t want = s->out.len + len;
+
 	if (s->why)
 		return;
-	if (s->out_sent) {
-		s->out_len -= s->out_sent;
-		memmove(s->out, s->out + s->out_sent, s->out_len);
-		s->out_sent = 0;
-	}
-	if (s->out_len + len > CONTROL_MAX_OUTPUT) {
+	if (want > CONTROL_MAX_OUTPUT) {
 		end(s, "it does not take the answers");
 		return;
 	}
-	if (s->out_len + len > s->out_cap) {
-		size_t cap = MIN(MAX(s->out_len + len, s->out_cap * 2), (size_t)CONTROL_MAX_OUTPUT);
-		char *p = heap_calloc(1, cap);
-
-		if (!p) {
-			end(s, "this host has no memory for the answer");
-			return;
-		}
-		if (s->out_len)
-			memcpy(p, s->out, s->out_len);
-		heap_free(s->out);
-		s->out = p;
-		s->out_cap = cap;
+	if (want > s->out.cap && !buffer_grow(&s->out, MIN(MAX(want, s->out.cap * 2), (size_t)CONTROL_MAX_OUTPUT))) {
+		end(s, "this host has no memory for the answer");
+		return;
 	}
-	memcpy(s->out + s->out_len, data, len);
-	s->out_len += len;
+	memcpy(s->out.p + s->out.len, data, len);
+	s->out.len = want;
 }
 
 /* Sends and frees the object. */
@@ -208,7 +224,7 @@ static bool console_send(struct session *s, unsigned slot)
 	if (vm->console_total - *at > CONSOLE_RING_BYTES)
 		*at = vm->console_total - CONSOLE_RING_BYTES;
 	n = MIN(vm->console_total - *at, (u64)CONSOLE_CHUNK);
-	if (!n || s->out_len - s->out_sent > CONTROL_PAUSE_BYTES)
+	if (!n || s->out.len > CONTROL_PAUSE_BYTES)
 		return false;
 	for (size_t i = 0; i < n; i++)
 		raw[i] = vm->console[(*at + i) % CONSOLE_RING_BYTES];
@@ -296,21 +312,6 @@ static void request(struct session *s, const char *line, size_t len)
 	cJSON_Delete(req);
 }
 
-static bool line_grow(struct session *s)
-{
-	size_t cap = MAX(s->line_cap * 2, (size_t)READ_CHUNK);
-	char *p = cap <= CONTROL_MAX_LINE ? heap_calloc(1, cap) : NULL;
-
-	if (!p)
-		return false;
-	if (s->line_len)
-		memcpy(p, s->line, s->line_len);
-	heap_free(s->line);
-	s->line = p;
-	s->line_cap = cap;
-	return true;
-}
-
 /* Takes complete lines out of the buffer. */
 static unsigned lines_run(struct session *s)
 {
@@ -318,26 +319,20 @@ static unsigned lines_run(struct session *s)
 	unsigned n = 0;
 	char *eol;
 
-	if (!s->line_len)
+	if (!s->line.len)
 		return 0;
-	while (n < COMMANDS_PER_TURN && !s->why && s->out_len - s->out_sent < CONTROL_PAUSE_BYTES) {
-		eol = memchr(s->line + s->looked, '\n', s->line_len - s->looked);
+	while (n < COMMANDS_PER_TURN && !s->why && s->out.len < CONTROL_PAUSE_BYTES) {
+		eol = memchr(s->line.p + s->looked, '\n', s->line.len - s->looked);
 		if (!eol) {
-			s->looked = s->line_len;
+			s->looked = s->line.len;
 			break;
 		}
-		request(s, s->line + at, (size_t)(eol - (s->line + at)));
-		at = s->looked = (size_t)(eol - s->line) + 1;
+		request(s, s->line.p + at, (size_t)(eol - (s->line.p + at)));
+		at = s->looked = (size_t)(eol - s->line.p) + 1;
 		n++;
 	}
-	s->line_len -= at;
 	s->looked -= at;
-	memmove(s->line, s->line + at, s->line_len);
-	if (!s->line_len && s->line_cap > READ_CHUNK) {
-		heap_free(s->line);
-		s->line = NULL;
-		s->line_cap = 0;
-	}
+	buffer_take(&s->line, at, READ_CHUNK);
 	return n;
 }
 
@@ -347,8 +342,8 @@ static void session_free(struct session *s)
 		if (sessions[i] == s)
 			sessions[i] = NULL;
 	stream_close(s->s);
-	heap_free(s->line);
-	heap_free(s->out);
+	heap_free(s->line.p);
+	heap_free(s->out.p);
 	heap_free(s);
 }
 
@@ -356,19 +351,22 @@ static void session_free(struct session *s)
 static bool session_turn(struct session *s, u64 now)
 {
 	bool busy = false, attached = false;
+	struct buffer *line = &s->line;
 	int r = 0;
 
 	/* Input: none while answers pile up, so a client that does not read cannot make us work. */
-	if (!s->why && s->out_len - s->out_sent < CONTROL_PAUSE_BYTES) {
-		if (s->line_len == s->line_cap && s->looked == s->line_len && !line_grow(s)) {
-			send_error(s, NULL, "GenericError", s->line_cap >= CONTROL_MAX_LINE ? "the request is longer than 64 KiB" :
+	if (!s->why && s->out.len < CONTROL_PAUSE_BYTES) {
+		if (line->len == line->cap && s->looked == line->len &&
+		    (line->cap == CONTROL_MAX_LINE ||
+		     !buffer_grow(line, MIN(MAX(line->cap * 2, (size_t)READ_CHUNK), (size_t)CONTROL_MAX_LINE)))) {
+			send_error(s, NULL, "GenericError", line->cap == CONTROL_MAX_LINE ? "the request is longer than 64 KiB" :
 				"this host has no memory for the request");
 			end(s, "its request was too long");
 		}
-		if (s->line_len < s->line_cap)
-			r = stream_read(s->s, s->line + s->line_len, s->line_cap - s->line_len);
+		if (line->len < line->cap)
+			r = stream_read(s->s, line->p + line->len, line->cap - line->len);
 		if (r > 0)
-			s->line_len += (size_t)r;
+			line->len += (size_t)r;
 		busy = lines_run(s) || r > 0;
 	}
 	for (unsigned i = 0; i < VM_MAX && !s->why; i++) {
@@ -376,23 +374,15 @@ static bool session_turn(struct session *s, u64 now)
 		for (unsigned k = 0; s->consoles[i].name[0] && k < CONSOLE_PER_TURN && console_send(s, i); k++)
 			busy = true;
 	}
-	if (s->out_len > s->out_sent) {
-		int w = stream_write(s->s, s->out + s->out_sent, s->out_len - s->out_sent);
+	if (s->out.len) {
+		int w = stream_write(s->s, s->out.p, s->out.len);
 
 		if (w > 0) {
-			s->out_sent += (size_t)w;
+			buffer_take(&s->out, (size_t)w, READ_CHUNK * 4);
 			busy = true;
 		}
 		if (w < 0)
 			r = w;
-	}
-	if (s->out_sent == s->out_len) {
-		s->out_sent = s->out_len = 0;
-		if (s->out_cap > READ_CHUNK * 4) {
-			heap_free(s->out);
-			s->out = NULL;
-			s->out_cap = 0;
-		}
 	}
 	if (attached)
 		s->last_us = MAX(s->last_us, now); /* watching is no idleness */
@@ -400,7 +390,7 @@ static bool session_turn(struct session *s, u64 now)
 		end(s, "nothing was asked for 30 minutes");
 	if (s->why && !s->close_at)
 		s->close_at = now + CLOSE_US;
-	if (r < 0 || (s->why && (!s->out_len || now >= s->close_at))) {
+	if (r < 0 || (s->why && (!s->out.len || now >= s->close_at))) {
 		log_info("control", "%s (%s) at %s left: %s", s->s->peer_name, s->s->peer_role, s->s->peer_addr,
 			 s->why ? s->why : s->s->error.text);
 		session_free(s);
