@@ -3,8 +3,7 @@
 #pragma once
 #include "hv/vm/vdev.h"
 
-extern const struct vdev_type lapic_type, ioapic_type, pic_type, pit_type, rtc_type, pm_type, uart_type, debug_exit_type,
-	misc_ports_type, pvpanic_type;
+extern const struct vdev_type lapic_type, ioapic_type, pic_type, pit_type, rtc_type, pm_type, uart_type, misc_ports_type;
 /* The PCI bus and virtio: pci.h, virtio.h. */
 
 /* --- lapic.c: local APIC, xAPIC at apic base and x2APIC MSRs (SDM "Advanced Programmable Interrupt Controller"). instance = vCPU id --- */

@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-/* misc_ports and debug_exit */
 #include "hv/fake/vdev_fake.h"
 
 #include <setjmp.h>
@@ -11,8 +10,8 @@ static struct vm *vm;
 static int setup(void **unused)
 {
 	vm = vdev_fake_vm();
+	vm->config.debug_exit = true;
 	vdev_fake_add(vm, &misc_ports_type, 0);
-	vdev_fake_add(vm, &debug_exit_type, 0);
 	return 0;
 }
 
@@ -41,10 +40,14 @@ static void test_port_92(void **unused)
 	assert_true(vm->want_reset);
 }
 
-static void test_post(void **unused)
+static void test_pvpanic(void **unused)
 {
-	vdev_fake_out(vm, 0x80, 1, 0x42);
-	assert_int_equal(vdev_fake_in(vm, 0x80, 1), 0x42);
+	assert_int_equal(vdev_fake_in(vm, 0x505, 1), 3);
+	vdev_fake_out(vm, 0x505, 1, 0xfc);
+	vdev_fake_out(vm, 0x505, 1, 2); /* its crash kernel runs on */
+	assert_int_equal(vm->state, RS_RUNNING);
+	vdev_fake_out(vm, 0x505, 1, 1);
+	assert_int_equal(vm->state, RS_GUEST_PANICKED);
 }
 
 static void test_debug_exit(void **unused)
@@ -58,14 +61,15 @@ static void test_debug_exit(void **unused)
 	assert_int_equal(vm->debug_exit_code, 0);
 }
 
-static void test_post_load(void **unused)
+static void test_debug_exit_is_asked_for(void **unused)
 {
-	struct vdev *m = vm_vdev(vm, &misc_ports_type, 0);
-	u8 *s = vdev_fake_state(m);
+	struct vm *other = vdev_fake_vm();
 
-	assert_int_equal(misc_ports_type.mig.post_load(m, NULL), 0);
-	s[1] = 1;
-	assert_int_equal(misc_ports_type.mig.post_load(m, NULL), -E_INVAL);
+	vdev_fake_add(other, &misc_ports_type, 0);
+	vdev_fake_out(other, 0xf4, 1, 1);
+	assert_int_equal(other->debug_exit_code, -1);
+	assert_false(other->want_poweroff);
+	vdev_fake_free(other);
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -73,7 +77,7 @@ static void test_post_load(void **unused)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(test_keyboard_reset), T(test_port_92), T(test_post), T(test_debug_exit), T(test_post_load),
+		T(test_keyboard_reset), T(test_port_92), T(test_pvpanic), T(test_debug_exit), T(test_debug_exit_is_asked_for),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

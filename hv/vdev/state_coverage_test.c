@@ -61,7 +61,7 @@ static void test_coverage(void **unused)
 static void test_devices_registered(void **unused)
 {
 	static const struct vdev_type *const all[] = { &lapic_type, &ioapic_type, &pic_type, &pit_type, &rtc_type,
-						       &pm_type, &uart_type, &debug_exit_type, &misc_ports_type, &pvpanic_type, &pci_type,
+						       &pm_type, &uart_type, &pci_type,
 						       &virtio_rng_type.vdev, &virtio_console_type.vdev };
 
 	for (unsigned i = 0; i < ARRAY_SIZE(all); i++) {

@@ -34,7 +34,7 @@ bool entropy_raw(u64 *out)
 static struct vm *board(void)
 {
 	static const struct vdev_type *const rest[] = { &pit_type, &rtc_type, &pm_type, &uart_type, &misc_ports_type,
-							&debug_exit_type, &virtio_rng_type.vdev, &virtio_console_type.vdev,
+							&virtio_rng_type.vdev, &virtio_console_type.vdev,
 							&virtio_net_type.vdev };
 	struct vm *vm = virtio_fake_vm();
 
@@ -230,7 +230,7 @@ static bool poison(struct vdev *d)
 	bool ok;
 
 	memcpy(copy, state, t->state_size);
-	for (unsigned n = 1 + (unsigned)(rnd() % 4); n; n--) {
+	for (unsigned n = t->n_fields ? 1 + (unsigned)(rnd() % 4) : 0; n; n--) {
 		const struct mig_field *f = &t->fields[rnd() % t->n_fields];
 		u64 v = rnd() % 4 ? rnd() >> rnd() % 64 : rnd() & 1 ? 0 : ~0ull;
 

@@ -75,7 +75,7 @@ DefinitionBlock ("", "DSDT", 2, "GODWIT", "GODWIT", 1)
 
 		Device (PEVT)
 		{
-			Name (_HID, "QEMU0001") /* pvpanic; hv/vdev/pvpanic.c */
+			Name (_HID, "QEMU0001") /* pvpanic; hv/vdev/misc_ports.c */
 			Name (_STA, 0x0F)
 			Name (_CRS, ResourceTemplate ()
 			{

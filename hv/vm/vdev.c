@@ -132,7 +132,7 @@ static int add(struct vm *vm, const struct vdev_type *type, unsigned instance, s
 int board_create(struct vm *vm, struct error *e)
 {
 	static const struct vdev_type *const board[] = {
-		&pic_type, &ioapic_type, &pit_type, &rtc_type, &pm_type, &uart_type, &misc_ports_type, &pvpanic_type, &pci_type,
+		&pic_type, &ioapic_type, &pit_type, &rtc_type, &pm_type, &uart_type, &misc_ports_type, &pci_type,
 		&virtio_rng_type.vdev, &virtio_console_type.vdev,
 	};
 	int rc = 0;
@@ -150,8 +150,6 @@ int board_create(struct vm *vm, struct error *e)
 		rc = add(vm, &virtio_net_type.vdev, i, e);
 	for (unsigned i = 0; !rc && i < vm->config.n_disks; i++)
 		rc = add(vm, &virtio_blk_type.vdev, i, e);
-	if (!rc && vm->config.debug_exit)
-		rc = add(vm, &debug_exit_type, 0, e);
 	return rc;
 }
 

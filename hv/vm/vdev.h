@@ -9,7 +9,7 @@ struct vcpu;
 struct vdev;
 
 struct vdev_type {
-	struct mig_type mig;
+	struct mig_type mig; /* without fields: the device has no state, and is not registered */
 	u32 size;          /* of the whole instance; struct vdev is its first member */
 	u32 state_offset;  /* of the migratable state within the instance */
 	/* Claims ports/MMIO (bus.h). Called once after the zeroed instance is made; then reset is called. May be NULL. */

@@ -130,7 +130,7 @@ bool vm_mig_instance(struct vm *vm, unsigned i, struct mig_instance *out)
 		for (unsigned d = 0; d < vm->n_vdevs; d++) {
 			struct vdev *dev = vm->vdevs[d];
 
-			if (dev->type->mig.phase == phase && i-- == 0) {
+			if (dev->type->mig.n_fields && dev->type->mig.phase == phase && i-- == 0) {
 				*out = (struct mig_instance){ &dev->type->mig, dev->instance,
 							      (u8 *)dev + dev->type->state_offset, dev };
 				return true;

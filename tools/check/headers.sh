@@ -86,8 +86,7 @@ hv/vm/vcpu_regs.c hv/vdev/devices.h     takes the registers of the APIC out of t
 hv/vm/vdev.c hv/vdev/devices.h          makes the devices of a guest
 hv/vm/sched.c mig/mig.h                 the run loop gives everything its turn
 hv/vm/sched.c net/net.h                 the same
-hv/vdev/debug_exit.c hv/vm/vm.h         ends the guest
-hv/vdev/pvpanic.c hv/vm/vm.h            the same
+hv/vdev/misc_ports.c hv/vm/vm.h         ends the guest
 hv/vdev/pci.c hv/vm/vm.h                knows which function is in which slot
 hv/vdev/lapic.c hv/vm/vm.h              names the guest in the log
 hv/vdev/virtio.c hv/vm/vm.h             the same
