@@ -5,6 +5,9 @@
 #define IOAPIC_BASE 0xfec00000ull
 #define IOAPIC_PINS 24
 #define IOAPIC_VERSION 0x20
+#define REG_SELECT 0x00
+#define REG_WINDOW 0x10
+#define REG_EOI 0x40
 
 /* Redirection table entry */
 #define RTE_MODE(r) (((r) >> 8) & 7)
@@ -127,30 +130,16 @@ static void ioapic_write(struct ioapic *io, u32 val)
 static void ioapic_io(struct vdev *dev, u64 addr, unsigned size, bool write, u64 *val)
 {
 	struct ioapic *io = ioapic_of(dev);
+	u64 reg = addr - IOAPIC_BASE;
 
-	switch (addr - IOAPIC_BASE) {
-	case 0x00:
-		if (write)
-			io->s.select = (u8)*val;
-		else
-			*val = io->s.select;
-		break;
-	case 0x10:
-		if (write)
-			ioapic_write(io, (u32)*val);
-		else
-			*val = ioapic_read(&io->s);
-		break;
-	case 0x40:
-		if (write)
-			ioapic_eoi_one(io, (u8)*val);
-		else
-			*val = 0;
-		break;
-	default:
-		if (!write)
-			*val = 0;
-	}
+	if (!write)
+		*val = reg == REG_SELECT ? io->s.select : reg == REG_WINDOW ? ioapic_read(&io->s) : 0;
+	else if (reg == REG_SELECT)
+		io->s.select = (u8)*val;
+	else if (reg == REG_WINDOW)
+		ioapic_write(io, (u32)*val);
+	else if (reg == REG_EOI)
+		ioapic_eoi_one(io, (u8)*val);
 }
 
 static int ioapic_init(struct vdev *dev)

@@ -147,8 +147,6 @@ static u32 *pci_msix_word(struct pci_fn *fn, u32 offset)
 /* "MSI-X Table": accesses are dwords or qwords, aligned; others are undefined: ignored here. */
 static void pci_msix_table(struct pci_fn *fn, u32 offset, unsigned size, bool write, u64 *val)
 {
-	if (!write)
-		*val = 0;
 	if (size < 4 || offset % size)
 		return;
 	for (unsigned i = 0; i < size && (offset + i) / MSIX_ENTRY < fn->msix_vectors; i += 4) {
@@ -163,28 +161,22 @@ static void pci_msix_table(struct pci_fn *fn, u32 offset, unsigned size, bool wr
 		pci_msix_flush(fn);
 }
 
-static void pci_msix_pba(struct pci_fn *fn, u32 offset, unsigned size, bool write, u64 *val)
-{
-	if (!write)
-		*val = offset < 8 ? (u64)fn->s->msix_pending >> 8 * offset : 0;
-}
-
 /* --- memory window --- */
 
 static void pci_bar(struct pci_fn *fn, u32 offset, unsigned size, bool write, u64 *val)
 {
-	u32 page = ALIGN_DOWN(offset, 0x1000u);
+	u32 page = ALIGN_DOWN(offset, 0x1000u), at = offset - page;
 
-	if ((offset + size - 1) / 0x1000 != offset / 0x1000) {
-		if (!write)
-			*val = 0;
-	} else if (fn->msix_vectors && page == fn->msix_table) {
-		pci_msix_table(fn, offset - page, size, write, val);
-	} else if (fn->msix_vectors && page == fn->msix_pba) {
-		pci_msix_pba(fn, offset - page, size, write, val);
-	} else {
+	if (!write)
+		*val = 0;
+	if (at + size > 0x1000)
+		return;
+	if (fn->msix_vectors && page == fn->msix_table)
+		pci_msix_table(fn, at, size, write, val);
+	else if (!fn->msix_vectors || page != fn->msix_pba)
 		fn->bar_fn(fn->dev, offset, size, write, val);
-	}
+	else if (!write && at < 8)
+		*val = (u64)fn->s->msix_pending >> 8 * at;
 }
 
 static void pci_mmio(struct vdev *dev, u64 addr, unsigned size, bool write, u64 *val)

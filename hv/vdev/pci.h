@@ -49,7 +49,7 @@ struct pci_fn {
 	u32 msix_table, msix_pba;  /* offsets in the BAR, each alone in its page */
 	const u8 *caps;            /* vendor capabilities, lie at PCI_CAPS; the last one's next pointer is 0 */
 	unsigned caps_len;         /* multiple of 4 */
-	/* Access to the BAR outside of the MSI-X table and PBA; never crosses a 4 KiB page. */
+	/* Access to the BAR outside of the MSI-X table and PBA; never crosses a 4 KiB page. For reads *val comes in as 0. */
 	void (*bar_fn)(struct vdev *dev, u32 offset, unsigned size, bool write, u64 *val);
 	/* Configuration space at or above PCI_CAPS, one to four bytes in one dword; may be NULL. A read comes in with what the
 	 * capability bytes say, and may change it. */

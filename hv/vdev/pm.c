@@ -42,18 +42,23 @@ static u64 pm_tick(const struct pm *p)
 	return muldiv64(vm_tsc(p->dev.vm), PM_HZ, vm_tsc_hz(p->dev.vm));
 }
 
+static void pm_arm(struct pm *p)
+{
+	bool wanted = (p->s.en & STS_TMR) && !(p->s.sts & STS_TMR);
+
+	vdev_arm(&p->dev, wanted ? muldiv64(((p->s.seen_tick >> 31) + 1) << 31, vm_tsc_hz(p->dev.vm), PM_HZ) + 1 : VDEV_NEVER);
+}
+
 /* TMR_STS tells that bit 31 of the timer has changed. */
 static void pm_update(struct pm *p)
 {
-	u64 tick = pm_tick(p), at = VDEV_NEVER;
+	u64 tick = pm_tick(p);
 
 	if (tick >> 31 != p->s.seen_tick >> 31)
 		p->s.sts |= STS_TMR;
 	p->s.seen_tick = tick;
 	vm_irq_line(p->dev.vm, PM_SCI_IRQ, p->s.sts & p->s.en & SCI_EVENTS);
-	if ((p->s.en & STS_TMR) && !(p->s.sts & STS_TMR))
-		at = muldiv64(((tick >> 31) + 1) << 31, vm_tsc_hz(p->dev.vm), PM_HZ) + 1;
-	vdev_arm(&p->dev, at);
+	pm_arm(p);
 }
 
 bool pm_power_button(struct vdev *dev)
@@ -151,9 +156,7 @@ static int pm_post_load(void *owner, struct error *e)
 	if (s->seen_tick > pm_tick(p) || (s->sts & ~STS_WRITABLE) || (s->en & ~EN_WRITABLE) ||
 	    (s->cnt & ~CNT_WRITABLE) != CNT_SCI_EN || (s->reset_control & ~(RESET_WRITABLE & ~RESET_CPU)))
 		return -E_INVAL;
-	/* Armed for the state as it was saved; the line itself is part of PIC and IO-APIC. */
-	vdev_arm(&p->dev, (s->en & STS_TMR) && !(s->sts & STS_TMR) ?
-		 muldiv64(((s->seen_tick >> 31) + 1) << 31, vm_tsc_hz(p->dev.vm), PM_HZ) + 1 : VDEV_NEVER);
+	pm_arm(p); /* the line itself is part of PIC and IO-APIC */
 	return 0;
 }
 

@@ -274,40 +274,22 @@ static void common_io(struct virtio *vio, unsigned offset, unsigned size, bool w
 		common_write(vio, offset, size, *val);
 		return;
 	}
-	*val = 0;
 	if (offset >= C_END)
 		return;
 	common_read(vio, image);
 	memcpy(val, image + offset, size);
 }
 
-static void config_io(struct virtio *vio, unsigned offset, unsigned size, bool write, u64 *val)
+static void config_read(struct virtio *vio, unsigned offset, unsigned size, u64 *val)
 {
 	const struct virtio_type *t = virtio_type_of(vio);
 	u8 image[256 + 8] = { 0 };
 
-	if (!write)
-		*val = 0;
 	if (offset >= t->config_len)
 		return;
-	if (!write) {
-		if (t->config_read)
-			t->config_read(vio, image);
-		memcpy(val, image + offset, MIN(size, t->config_len - offset));
-	} else if (t->config_write && offset + size <= t->config_len) {
-		memcpy(image, val, size);
-		t->config_write(vio, offset, image, size);
-	}
-}
-
-static void notify(struct virtio *vio, unsigned q)
-{
-	if (q >= virtio_type_of(vio)->n_queues || !virtio_ready(vio))
-		return;
-	if (virtio_type_of(vio)->queue_notify)
-		virtio_type_of(vio)->queue_notify(vio, q);
-	else
-		vdev_kick(&vio->dev);
+	if (t->config_read)
+		t->config_read(vio, image);
+	memcpy(val, image + offset, MIN(size, t->config_len - offset));
 }
 
 static void bar_io(struct vdev *dev, u32 offset, unsigned size, bool write, u64 *val)
@@ -320,27 +302,20 @@ static void bar_io(struct vdev *dev, u32 offset, unsigned size, bool write, u64 
 		common_io(vio, in_page, size, write, val);
 		break;
 	case AT_ISR:
-		if (write)
-			break;
-		*val = 0;
-		if (!in_page) { /* reading it acknowledges */
+		if (!write && !in_page) { /* reading it acknowledges */
 			*val = vio->v->isr;
 			vio->v->isr = 0;
 			pci_intx(&vio->fn, false);
 		}
 		break;
 	case AT_CONFIG:
-		config_io(vio, in_page, size, write, val);
+		if (!write)
+			config_read(vio, in_page, size, val);
 		break;
 	case AT_NOTIFY:
-		if (write)
-			notify(vio, in_page / NOTIFY_MULTIPLIER);
-		else
-			*val = 0;
+		if (write && in_page / NOTIFY_MULTIPLIER < virtio_type_of(vio)->n_queues && virtio_ready(vio))
+			vdev_kick(dev);
 		break;
-	default:
-		if (!write)
-			*val = 0;
 	}
 }
 
@@ -348,7 +323,7 @@ static void bar_io(struct vdev *dev, u32 offset, unsigned size, bool write, u64 
 static void window_io(struct virtio *vio, unsigned size, bool write, u32 *val)
 {
 	const struct virtio_state *v = vio->v;
-	u64 wide = *val;
+	u64 wide = write ? *val : 0;
 
 	if (!write)
 		*val = 0;
@@ -380,11 +355,6 @@ static void config_space_io(struct vdev *dev, unsigned reg, unsigned size, bool 
 	}
 }
 
-static void command_changed(struct vdev *dev)
-{
-	vdev_kick(dev);
-}
-
 /* --- for the devices --- */
 
 int virtio_init(struct vdev *dev)
@@ -398,7 +368,7 @@ int virtio_init(struct vdev *dev)
 		.dev = dev, .s = &vio->v->pci, .vendor = VENDOR, .device = DEVICE_BASE + t->device_id, .subsystem_vendor = VENDOR,
 		.subsystem = SUBSYSTEM, .revision = 1, .class_code = t->class_code, .bar_size = BAR_BYTES,
 		.msix_vectors = t->n_queues + 1u, .msix_table = AT_MSIX, .msix_pba = AT_PBA, .caps = caps, .caps_len = sizeof(caps),
-		.bar_fn = bar_io, .config_fn = config_space_io, .command_changed = command_changed,
+		.bar_fn = bar_io, .config_fn = config_space_io, .command_changed = vdev_kick,
 	};
 	return pci_add(&vio->fn, t->slot + dev->instance);
 }

@@ -15,7 +15,7 @@
  *	};
  *	VIRTIO_REGISTER(foo_type);
  * Devices with more to do in init, reset, post_load or destroy have their own function, which calls the one above. Queue
- * work is done in service(): the default for a notification is vdev_kick(). Everything here wants the guest's lock held. */
+ * work is done in service(): a notification of the driver is a vdev_kick(). Everything here wants the guest's lock held. */
 #pragma once
 #include "hv/vdev/pci.h"
 
@@ -86,12 +86,9 @@ struct virtio_type {
 	u64 features;                 /* offered, without the reserved ones */
 	/* What this instance offers, if that differs from one to the next; may be NULL. */
 	u64 (*get_features)(struct virtio *vio);
-	/* Fills the whole device-specific configuration (config_len bytes, zeroed before). NULL: all zero. */
+	/* Fills the whole device-specific configuration (config_len bytes, zeroed before). NULL: all zero. What the driver writes
+	 * there is dropped. */
 	void (*config_read)(struct virtio *vio, u8 *config);
-	/* The driver writes len (1, 2, 4) bytes; inside config_len. May be NULL: dropped. */
-	void (*config_write)(struct virtio *vio, u32 offset, const u8 *buf, u32 len);
-	/* Queue q has news. On the vCPU's CPU. NULL: vdev_kick(). */
-	void (*queue_notify)(struct virtio *vio, unsigned q);
 	/* The driver (status 0) or the machine resets the device: requests under way are forgotten and must not touch
 	 * the rings any more. May be NULL. Called from virtio_reset(), too. */
 	void (*device_reset)(struct virtio *vio);
@@ -170,6 +167,3 @@ int virtq_write(struct virtio *vio, const struct virtq_chain *chain, u64 offset,
 void virtq_push(struct virtio *vio, unsigned q, u16 head, u32 written);
 /* After one or more virtq_push(): interrupts the driver unless it does not want that. */
 void virtq_interrupt(struct virtio *vio, unsigned q);
-/* Whether the driver should notify about new requests. A hint, to be turned off while service() is polling anyway;
- * virtq_pop() turns it on again when it finds the ring empty. */
-void virtq_want_notify(struct virtio *vio, unsigned q, bool want);

@@ -46,7 +46,7 @@ struct virtio_blk {
 	struct virtio_blk_state s;
 	bool forget;   /* the back end still has requests from before a reset */
 	bool redo;     /* what is taken is not with the back end */
-	bool draining, answered;
+	bool draining;
 	struct request requests[BLK_MAX_REQUESTS];
 };
 
@@ -122,7 +122,6 @@ static void answer(struct virtio_blk *b, struct request *r, u8 status)
 	if (status == S_OK)
 		written = (u32)r->chain.in_len;
 	virtq_push(&b->vio, 0, r->chain.head, written);
-	b->answered = true;
 }
 
 static bool front_copy(struct blk_backend *be, struct blk_req *req, u32 at, void *buf, u32 len)
@@ -230,16 +229,10 @@ static int parse(struct virtio_blk *b, struct request *r)
 
 static void start(struct virtio_blk *b, struct request *r)
 {
-	int status;
+	int status = r->chain.in_len ? parse(b, r) : virtio_broken(&b->vio, "a request without room for its status");
 
-	if (!r->chain.in_len) {
-		r->used = false;
-		if (virtio_broken(&b->vio, "a request without room for its status"))
-			return;
-	}
-	status = parse(b, r);
 	if (!virtio_ready(&b->vio))
-		r->used = false; /* its memory is not there */
+		r->used = false; /* or its memory is not there */
 	else if (status >= 0)
 		answer(b, r, (u8)status);
 	else
@@ -298,13 +291,6 @@ static bool take(struct virtio_blk *b)
 	return false;
 }
 
-static void interrupt(struct virtio_blk *b)
-{
-	if (b->answered)
-		virtq_interrupt(&b->vio, 0);
-	b->answered = false;
-}
-
 /* What the back end has done meanwhile. */
 static bool look(struct virtio_blk *b)
 {
@@ -331,7 +317,7 @@ static bool virtio_blk_service(struct vdev *dev)
 			redo(b);
 		more |= take(b);
 	}
-	interrupt(b);
+	virtq_interrupt(&b->vio, 0);
 	return more;
 }
 
@@ -341,7 +327,7 @@ static bool virtio_blk_drain(struct vdev *dev)
 
 	b->draining = true;
 	look(b);
-	interrupt(b);
+	virtq_interrupt(&b->vio, 0);
 	if (!backend(b)->ops->drain(backend(b))) {
 		vm_drain_waits(dev->vm, dev->instance);
 		return false;
@@ -368,7 +354,7 @@ static void virtio_blk_device_reset(struct virtio *vio)
 	b->s.n_taken = 0;
 	memset(b->s.taken, 0, sizeof(b->s.taken));
 	b->forget = true;
-	b->redo = b->answered = false;
+	b->redo = false;
 	vdev_kick(&vio->dev);
 }
 

@@ -289,7 +289,6 @@ static bool transmit(struct virtio_net *net)
 		virtq_push(vio, TX, chain.head, 0);
 	}
 	virtq_interrupt(vio, TX);
-	virtq_want_notify(vio, TX, false);
 	return true;
 }
 

@@ -22,11 +22,6 @@ static struct virtio_rng *virtio_rng_of(struct vdev *dev)
 	return container_of(dev, struct virtio_rng, vio.dev);
 }
 
-static void virtio_rng_timer(struct vdev *dev)
-{
-	vdev_kick(dev);
-}
-
 /* Bytes written; less than len: the generator did not deliver; negative: broken. */
 static int virtio_rng_fill(struct virtio *vio, const struct virtq_chain *chain, u32 len)
 {
@@ -95,7 +90,7 @@ const struct virtio_type virtio_rng_type = {
 		},
 		.size = sizeof(struct virtio_rng), .state_offset = offsetof(struct virtio_rng, s),
 		.init = virtio_init, .reset = virtio_reset, .destroy = virtio_destroy,
-		.timer = virtio_rng_timer, .service = virtio_rng_service,
+		.timer = vdev_kick, .service = virtio_rng_service,
 	},
 	.device_id = 4, .slot = VIRTIO_SLOT_RNG, .class_code = 0x00ff00, .n_queues = 1, .queue_size = 64,
 };

@@ -7,7 +7,6 @@
 #define DESC_WRITE 2
 #define DESC_INDIRECT 4
 #define AVAIL_NO_INTERRUPT 1
-#define USED_NO_NOTIFY 1
 
 struct desc { u64 addr; u32 len; u16 flags, next; };
 struct used_elem { u32 id, len; };
@@ -42,24 +41,17 @@ static bool usable(const struct virtio *vio, unsigned q)
 	return virtio_ready(vio) && vio->v->enabled[q];
 }
 
-/* "Driver Requirements: Available Buffer Notification Suppression": by event index, or by flag. */
-static int ask_for_notification(struct virtio *vio, unsigned q, bool want)
+/* "Available Buffer Notification Suppression": an event index that lies behind is not reached, so of all requests only the
+ * first after an empty ring is notified. A driver without event indexes always notifies. */
+static int ask_for_notification(struct virtio *vio, unsigned q)
 {
 	const struct virtio_state *v = vio->v;
-	int rc;
+	int rc = 0;
 
-	if (!virtio_has(vio, VIRTIO_F_EVENT_IDX))
-		rc = put16(vio, v->used[q], want ? 0 : USED_NO_NOTIFY);
-	else /* one that lies behind is not reached */
-		rc = want ? put16(vio, v->used[q] + USED_RING(v->size[q]), v->last_avail[q]) : 0;
+	if (virtio_has(vio, VIRTIO_F_EVENT_IDX))
+		rc = put16(vio, v->used[q] + USED_RING(v->size[q]), v->last_avail[q]);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST); /* asked before the index is looked at again */
 	return rc;
-}
-
-void virtq_want_notify(struct virtio *vio, unsigned q, bool want)
-{
-	if (usable(vio, q) && ask_for_notification(vio, q, want))
-		return;
 }
 
 /* Requests that wait, or negative. */
@@ -149,7 +141,7 @@ int virtq_pop(struct virtio *vio, unsigned q, struct virtq_chain *c)
 		return 0;
 	n = available(vio, q);
 	if (!n) {
-		if (ask_for_notification(vio, q, true))
+		if (ask_for_notification(vio, q))
 			return -E_PROTO;
 		n = available(vio, q);
 	}
