@@ -29,7 +29,7 @@
 #define MSIX_ENABLE 0x8000
 #define MSIX_MASK_ALL 0x4000
 #define MSIX_MASKED 1u
-#define MSIX_ENTRY 16
+enum { MSIX_ADDRESS, MSIX_ADDRESS_HI, MSIX_DATA, MSIX_CONTROL, MSIX_WORDS };
 
 /* INTA of slot n is IO-APIC pin 16 + n % 4 and, for guests that use the 8259A, IRQ 10 + n % 2: so says _PRT. */
 #define INTX_PIN 16
@@ -116,10 +116,12 @@ static void pci_msix_flush(struct pci_fn *fn)
 	if ((s->msix_enable & (MSIX_ENABLE | MSIX_MASK_ALL)) != MSIX_ENABLE || !pci_is_master(fn))
 		return;
 	for (unsigned v = 0; v < fn->msix_vectors; v++) {
-		if (!(s->msix_pending & BIT(v)) || (s->msix_control[v] & MSIX_MASKED))
+		const u32 *entry = &s->msix[MSIX_WORDS * v];
+
+		if (!(s->msix_pending & BIT(v)) || (entry[MSIX_CONTROL] & MSIX_MASKED))
 			continue;
 		s->msix_pending &= ~(u32)BIT(v);
-		pci_message(fn->dev->vm, s->msix_address[v], s->msix_data[v]);
+		pci_message(fn->dev->vm, entry[MSIX_ADDRESS] | (u64)entry[MSIX_ADDRESS_HI] << 32, entry[MSIX_DATA]);
 	}
 }
 
@@ -131,31 +133,18 @@ void pci_msix_send(struct pci_fn *fn, u16 vector)
 	pci_msix_flush(fn);
 }
 
-static u32 *pci_msix_word(struct pci_fn *fn, u32 offset)
-{
-	struct pci_fn_state *s = fn->s;
-	unsigned v = offset / MSIX_ENTRY;
-
-	switch (offset % MSIX_ENTRY / 4) {
-	case 0: return (u32 *)&s->msix_address[v];
-	case 1: return (u32 *)&s->msix_address[v] + 1;
-	case 2: return &s->msix_data[v];
-	default: return &s->msix_control[v];
-	}
-}
-
 /* "MSI-X Table": accesses are dwords or qwords, aligned; others are undefined: ignored here. */
 static void pci_msix_table(struct pci_fn *fn, u32 offset, unsigned size, bool write, u64 *val)
 {
+	static const u32 writable[MSIX_WORDS] = { ~3u, ~0u, ~0u, MSIX_MASKED };
+
 	if (size < 4 || offset % size)
 		return;
-	for (unsigned i = 0; i < size && (offset + i) / MSIX_ENTRY < fn->msix_vectors; i += 4) {
-		u32 *word = pci_msix_word(fn, offset + i), part = (offset + i) % MSIX_ENTRY / 4;
-
+	for (unsigned i = 0, n = offset / 4; i < size && n < MSIX_WORDS * fn->msix_vectors; i += 4, n++) {
 		if (!write)
-			*val |= (u64)*word << 8 * i;
+			*val |= (u64)fn->s->msix[n] << 8 * i;
 		else
-			*word = (u32)(*val >> 8 * i) & (part == 0 ? ~3u : part == 3 ? MSIX_MASKED : ~0u);
+			fn->s->msix[n] = (u32)(*val >> 8 * i) & writable[n % MSIX_WORDS];
 	}
 	if (write)
 		pci_msix_flush(fn);
@@ -348,7 +337,7 @@ void pci_fn_reset(struct pci_fn *fn)
 		.interrupt_line = fn->bar_size ? INTX_IRQ + fn->slot % 2 : 0,
 	};
 	for (unsigned v = 0; v < PCI_MSIX_VECTORS; v++)
-		fn->s->msix_control[v] = MSIX_MASKED;
+		fn->s->msix[MSIX_WORDS * v + MSIX_CONTROL] = MSIX_MASKED;
 	pci_update_lines(fn);
 }
 
@@ -360,7 +349,7 @@ int pci_fn_post_load(const struct pci_fn *fn)
 		   s->msix_pending >> fn->msix_vectors || s->intx > 1 || (s->intx && !fn->bar_size);
 
 	for (unsigned v = 0; v < PCI_MSIX_VECTORS; v++)
-		bad |= (s->msix_control[v] & ~MSIX_MASKED) || (s->msix_address[v] & 3);
+		bad |= (s->msix[MSIX_WORDS * v + MSIX_CONTROL] & ~MSIX_MASKED) || (s->msix[MSIX_WORDS * v + MSIX_ADDRESS] & 3);
 	return bad ? -E_INVAL : 0;
 }
 

@@ -16,9 +16,7 @@
 
 /* What of a function's configuration and MSI-X table moves. No padding. */
 struct pci_fn_state {
-	u64 msix_address[PCI_MSIX_VECTORS];
-	u32 msix_data[PCI_MSIX_VECTORS];
-	u32 msix_control[PCI_MSIX_VECTORS]; /* bit 0: masked */
+	u32 msix[PCI_MSIX_VECTORS * 4];     /* "MSI-X Table": address, its upper half, data, control of each vector */
 	u32 msix_pending;                   /* bit per vector */
 	u32 bar;
 	u16 command;
@@ -28,13 +26,12 @@ struct pci_fn_state {
 };
 
 #define PCI_FN_FIELDS(st, m, first) \
-	MIG_U64S((first), st, m.msix_address, 1), MIG_U32S((first) + 1, st, m.msix_data, 1), \
-	MIG_U32S((first) + 2, st, m.msix_control, 1), MIG_U32((first) + 3, st, m.msix_pending, 1), \
-	MIG_U32((first) + 4, st, m.bar, 1), MIG_U16((first) + 5, st, m.command, 1), \
-	MIG_U16((first) + 6, st, m.msix_enable, 1), MIG_U8((first) + 7, st, m.interrupt_line, 1), \
-	MIG_U8((first) + 8, st, m.cache_line, 1), MIG_U8((first) + 9, st, m.latency_timer, 1), \
-	MIG_U8((first) + 10, st, m.intx, 1)
-#define PCI_FN_FIELD_COUNT 11
+	MIG_U32S((first), st, m.msix, 1), MIG_U32((first) + 1, st, m.msix_pending, 1), \
+	MIG_U32((first) + 2, st, m.bar, 1), MIG_U16((first) + 3, st, m.command, 1), \
+	MIG_U16((first) + 4, st, m.msix_enable, 1), MIG_U8((first) + 5, st, m.interrupt_line, 1), \
+	MIG_U8((first) + 6, st, m.cache_line, 1), MIG_U8((first) + 7, st, m.latency_timer, 1), \
+	MIG_U8((first) + 8, st, m.intx, 1)
+#define PCI_FN_FIELD_COUNT 9
 
 /* A function, host-only. The owner of s and dev fills all but slot before pci_add(). */
 struct pci_fn {

@@ -265,8 +265,8 @@ static void test_post_load(void **unused)
 	BAD(s->command |= 1);
 	BAD(s->msix_enable |= 1);
 	BAD(s->msix_pending = 8);
-	BAD(s->msix_control[8] = 2);
-	BAD(s->msix_address[0] |= 1);
+	BAD(s->msix[8 * 4 + 3] = 2);
+	BAD(s->msix[0] |= 1);
 	BAD(s->intx = 2);
 	assert_int_equal(virtio_post_load(con, NULL), 0);
 }

@@ -62,16 +62,16 @@ _Static_assert(sizeof(struct virtio_state) % 8 == 0, "no padding in the states t
 /* Takes tags first .. first + 49. The state struct's first member must be `struct virtio_state v`. */
 #define VIRTIO_FIELDS(st, first) \
 	PCI_FN_FIELDS(st, v.pci, first), \
-	MIG_U64((first) + 11, st, v.driver_features, 1), MIG_U64S((first) + 12, st, v.desc, 1), \
-	MIG_U64S((first) + 13, st, v.avail, 1), MIG_U64S((first) + 14, st, v.used, 1), \
-	MIG_U32((first) + 15, st, v.device_feature_select, 1), MIG_U32((first) + 16, st, v.driver_feature_select, 1), \
-	MIG_U32((first) + 17, st, v.cfg_offset, 1), MIG_U32((first) + 18, st, v.cfg_length, 1), \
-	MIG_U16((first) + 19, st, v.queue_select, 1), MIG_U16((first) + 20, st, v.config_vector, 1), \
-	MIG_U16S((first) + 21, st, v.size, 1), MIG_U16S((first) + 22, st, v.vector, 1), \
-	MIG_U16S((first) + 23, st, v.enabled, 1), MIG_U16S((first) + 24, st, v.last_avail, 1), \
-	MIG_U16S((first) + 25, st, v.used_idx, 1), MIG_U16S((first) + 26, st, v.signalled, 1), \
-	MIG_U8((first) + 27, st, v.status, 1), MIG_U8((first) + 28, st, v.isr, 1), \
-	MIG_U8((first) + 29, st, v.config_generation, 1), MIG_U8((first) + 30, st, v.cfg_bar, 1)
+	MIG_U64((first) + 9, st, v.driver_features, 1), MIG_U64S((first) + 10, st, v.desc, 1), \
+	MIG_U64S((first) + 11, st, v.avail, 1), MIG_U64S((first) + 12, st, v.used, 1), \
+	MIG_U32((first) + 13, st, v.device_feature_select, 1), MIG_U32((first) + 14, st, v.driver_feature_select, 1), \
+	MIG_U32((first) + 15, st, v.cfg_offset, 1), MIG_U32((first) + 16, st, v.cfg_length, 1), \
+	MIG_U16((first) + 17, st, v.queue_select, 1), MIG_U16((first) + 18, st, v.config_vector, 1), \
+	MIG_U16S((first) + 19, st, v.size, 1), MIG_U16S((first) + 20, st, v.vector, 1), \
+	MIG_U16S((first) + 21, st, v.enabled, 1), MIG_U16S((first) + 22, st, v.last_avail, 1), \
+	MIG_U16S((first) + 23, st, v.used_idx, 1), MIG_U16S((first) + 24, st, v.signalled, 1), \
+	MIG_U8((first) + 25, st, v.status, 1), MIG_U8((first) + 26, st, v.isr, 1), \
+	MIG_U8((first) + 27, st, v.config_generation, 1), MIG_U8((first) + 28, st, v.cfg_bar, 1)
 
 struct virtio;
 
@@ -94,9 +94,7 @@ struct virtio_type {
 	void (*device_reset)(struct virtio *vio);
 };
 
-#define VIRTIO_REGISTER(type_) \
-	static const struct mig_type *const mig_reg_##type_ \
-	__attribute__((used, section("migratable"))) = &(type_).vdev.mig
+#define VIRTIO_REGISTER(type_) MIG_REGISTER_AS(type_, (type_).vdev.mig)
 
 struct virtio {
 	struct vdev dev;              /* first */
@@ -140,7 +138,7 @@ void virtio_config_changed(struct virtio *vio);
 void virtio_signal(struct virtio *vio, u16 vector, u8 isr);
 
 /* --- virtq.c: split rings --- */
-struct virtq_seg { u64 gpa; u32 len; u32 reserved; };
+struct virtq_seg { u64 gpa; u32 len; };
 
 /* One request of the driver: buffers the device reads, then buffers it writes. Segments of length 0 are left out. Their
  * addresses are not checked yet: virtq_read() and virtq_write() do that. */

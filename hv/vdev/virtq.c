@@ -74,7 +74,7 @@ static int add_segment(struct virtio *vio, struct virtq_chain *c, const struct d
 		return virtio_broken(vio, "a readable descriptor follows a writable one");
 	if (!d->len)
 		return 0;
-	c->seg[c->n_out + c->n_in] = (struct virtq_seg){ d->addr, d->len, 0 };
+	c->seg[c->n_out + c->n_in] = (struct virtq_seg){ d->addr, d->len };
 	if (d->flags & DESC_WRITE) {
 		c->n_in++;
 		c->in_len += d->len;

@@ -51,8 +51,8 @@ struct mig_type {
 #define MIG_STATE(st, list) .state_size = sizeof(st), .fields = (list), .n_fields = ARRAY_SIZE(list)
 
 /* Registration: a table of pointers in one section; the linker supplies the bounds. State structs have no padding. */
-#define MIG_REGISTER(type_) \
-	static const struct mig_type *const mig_reg_##type_ \
+#define MIG_REGISTER(type_) MIG_REGISTER_AS(type_, type_)
+#define MIG_REGISTER_AS(name_, type_) static const struct mig_type *const mig_reg_##name_ \
 	__attribute__((used, section("migratable"))) = &(type_)
 extern const struct mig_type *const __start_migratable[], *const __stop_migratable[];
 

@@ -32,9 +32,7 @@ struct vdev_type {
 #define VDEV_NEVER (~0ull)
 
 /* MIG_REGISTER() for the description inside a struct vdev_type. */
-#define VDEV_REGISTER(type_) \
-	static const struct mig_type *const mig_reg_##type_ \
-	__attribute__((used, section("migratable"))) = &(type_).mig
+#define VDEV_REGISTER(type_) MIG_REGISTER_AS(type_, (type_).mig)
 
 struct vdev {
 	const struct vdev_type *type;
