@@ -2,12 +2,14 @@
 /* Time servers, good and bad, over lwIP's loopback; and each reply that must not be believed. */
 #include "net/time.h"
 #include "hv/lib/clock.h"
+#include "lwip/etharp.h"
 #include "lwip/init.h"
 #include "lwip/netif.h"
 #include "lwip/timeouts.h"
 #include "lwip/udp.h"
 #include "net/net_fake.h"
 #include "net/ntp.h"
+#include "netif/ethernet.h"
 
 #include <cJSON.h>
 #include <setjmp.h>
@@ -451,6 +453,65 @@ static void forged_replies_do_not_count(void **state)
 	assert_string_equal(state_of(-1), "waiting");
 }
 
+/* --- servers behind a gateway --- */
+
+#define ETH_IP 0x0a090001
+#define GATEWAY_IP 0x0a090002
+static const u8 eth_mac[6] = { 2, 0, 0, 0, 0, 1 }, gateway_mac[6] = { 2, 0, 0, 0, 0, 2 };
+static unsigned arp_requests, questions;
+
+static err_t eth_output(struct netif *n, struct pbuf *p)
+{
+	u16 type = (u16)(pbuf_get_at(p, 12) << 8 | pbuf_get_at(p, 13));
+
+	arp_requests += type == ETHTYPE_ARP && pbuf_get_at(p, 21) == 1 && pbuf_get_at(p, 41) == (GATEWAY_IP & 255);
+	questions += type == ETHTYPE_IP && pbuf_memcmp(p, 0, gateway_mac, 6) == 0;
+	return ERR_OK;
+}
+
+static err_t eth_init(struct netif *n)
+{
+	memcpy(n->hwaddr, eth_mac, 6);
+	n->hwaddr_len = 6;
+	n->mtu = 1500;
+	n->output = etharp_output;
+	n->linkoutput = eth_output;
+	n->flags = NETIF_FLAG_BROADCAST | NETIF_FLAG_ETHARP | NETIF_FLAG_ETHERNET | NETIF_FLAG_LINK_UP;
+	return ERR_OK;
+}
+
+/* While its MAC is asked for, none of the first questions is lost. */
+static void questions_wait_for_the_gateway(void **state)
+{
+	struct netif eth;
+	ip4_addr_t ip = { lwip_htonl(ETH_IP) }, mask = { lwip_htonl(0xffffff00) }, gateway = { lwip_htonl(GATEWAY_IP) };
+	struct time_config c = { .n_servers = CONFIG_MAX_TIME_SERVERS, .poll_s = 64 };
+	u8 reply[42] = { 0 };
+	struct pbuf *p;
+
+	for (unsigned i = 0; i < c.n_servers; i++)
+		c.servers[i] = (struct time_server){ 0xc0a80001 + i, NTP_PORT };
+	assert_non_null(netif_add(&eth, &ip, &mask, &gateway, NULL, eth_init, ethernet_input));
+	netif_set_default(&eth);
+	netif_set_up(&eth);
+	time_init(&c);
+	time_poll();
+	assert_true(arp_requests > 0);
+	assert_int_equal(questions, 0);
+	memcpy(reply, eth_mac, 6);
+	memcpy(reply + 6, gateway_mac, 6);
+	memcpy(reply + 12, "\x08\x06\0\1\x08\0\6\4\0\2", 10);
+	memcpy(reply + 22, gateway_mac, 6);
+	put32(reply + 28, GATEWAY_IP);
+	memcpy(reply + 32, eth_mac, 6);
+	put32(reply + 38, ETH_IP);
+	p = pbuf_alloc(PBUF_RAW, sizeof(reply), PBUF_RAM);
+	pbuf_take(p, reply, sizeof(reply));
+	assert_int_equal(eth.input(p, &eth), ERR_OK);
+	assert_int_equal(questions, CONFIG_MAX_TIME_SERVERS);
+	netif_remove(&eth);
+}
+
 static void without_servers(void **state)
 {
 	struct time_config c = { .poll_s = 64 };
@@ -474,7 +535,7 @@ int main(void)
 		cmocka_unit_test(a_good_reply), cmocka_unit_test(bad_replies), cmocka_unit_test(majorities),
 		cmocka_unit_test(first_a_step_then_slews), cmocka_unit_test(the_rate_is_learned_and_held),
 		cmocka_unit_test(a_liar_among_three), cmocka_unit_test(kisses_of_death),
-		cmocka_unit_test(the_first_answers_are_insisted_on), cmocka_unit_test(forged_replies_do_not_count), cmocka_unit_test(without_servers),
+		cmocka_unit_test(the_first_answers_are_insisted_on), cmocka_unit_test(forged_replies_do_not_count), cmocka_unit_test(questions_wait_for_the_gateway), cmocka_unit_test(without_servers),
 	};
 
 	return cmocka_run_group_tests(tests, setup_all, NULL);
