@@ -313,7 +313,6 @@ int precopy_produce(struct mig_session *s, struct error *e)
 		s->awaiting = !s->frozen;
 		if (s->frozen && !rc) {
 			round_finish(s);
-			ram_verify_start(&s->ram);
 			session_set(s, SRC_VERIFY, "device", "freeze");
 		}
 	}

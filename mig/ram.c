@@ -167,11 +167,6 @@ u64 ram_noted(const struct ram *r, u64 gfn)
 	return *slot(r, gfn);
 }
 
-void ram_verify_start(struct ram *r)
-{
-	r->verify_gfn = 0;
-}
-
 int ram_verify_step(struct ram *r, unsigned pages, u64 *bad_gfn)
 {
 	while (pages--) {

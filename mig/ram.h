@@ -40,7 +40,6 @@ u64 ram_mix(u64 hash, u64 gfn);
 bool ram_note(struct ram *r, u64 gfn, u64 hash);
 u64 ram_noted(const struct ram *r, u64 gfn);
 
-/* Re-reads all of memory, at most `pages` per call, and compares with what was noted. 1: done, all equal; 0: call
- * again; -E_STATE with *bad_gfn: that page is not what was noted. Starts anew after ram_verify_start(). */
-void ram_verify_start(struct ram *r);
+/* Re-reads all of memory once, at most `pages` per call, and compares with what was noted. 1: done, all equal; 0: call
+ * again; -E_STATE with *bad_gfn: that page is not what was noted. */
 int ram_verify_step(struct ram *r, unsigned pages, u64 *bad_gfn) __must_check;

@@ -286,20 +286,6 @@ int session_misplaced(const struct mig_session *s, u32 type, struct error *e)
 	return error_set(e, E_PROTO, "host %s sent %s, which does not belong here", s->peer, wire_type_name(type));
 }
 
-static bool same_move(const struct mig_session *s, const struct ledger_key *k)
-{
-	return s->vm && !s->source && s->key.id == k->id && s->key.epoch == k->epoch && !strcmp(s->key.guest, k->guest) &&
-	       !strcmp(s->key.source, k->source);
-}
-
-struct mig_session *session_find(const struct ledger_key *k)
-{
-	for (unsigned i = 0; i < MIG_MAX_SESSIONS; i++)
-		if (mig_host->sessions[i] && same_move(mig_host->sessions[i], k))
-			return mig_host->sessions[i];
-	return NULL;
-}
-
 struct mig_session *session_find_incoming(const char *guest, const char *source)
 {
 	for (unsigned i = 0; i < MIG_MAX_SESSIONS; i++) {

@@ -131,8 +131,6 @@ int session_peer_text(struct mig_session *s, struct wire_reader *r, const char *
 /* What came is not what its type wants; or is not for now. -E_PROTO. */
 int session_malformed(const struct mig_session *s, u32 type, struct error *e);
 int session_misplaced(const struct mig_session *s, u32 type, struct error *e);
-/* The session of that move on this host as target, or NULL. */
-struct mig_session *session_find(const struct ledger_key *k);
 /* The incoming move of that guest from that host that is not settled yet, or NULL. */
 struct mig_session *session_find_incoming(const char *guest, const char *source);
 

@@ -244,12 +244,10 @@ static int send_resolve(struct mig_session *s)
 
 static int on_prepared(struct mig_session *s, struct wire_reader *r, struct error *e)
 {
-	u64 hash;
+	bool ours = session_read_key(s, r);
+	u64 hash = wire_u64(r);
 
-	if (!session_read_key(s, r))
-		return session_malformed(s, WIRE_PREPARED, e);
-	hash = wire_u64(r);
-	if (!wire_done(r))
+	if (!ours || !wire_done(r))
 		return session_malformed(s, WIRE_PREPARED, e);
 	if (hash != s->ram.fold)
 		return error_set(e, E_PROTO, "the memory that host %s received has another hash (%016llx) than what was sent (%016llx)",
@@ -290,6 +288,7 @@ static int on_unknown(struct mig_session *s, struct wire_reader *r, struct error
 
 static int source_frame(struct mig_session *s, u32 type, struct wire_reader *r, struct error *e)
 {
+	bool ours;
 	u64 us;
 
 	switch (type) {
@@ -326,10 +325,9 @@ static int source_frame(struct mig_session *s, u32 type, struct wire_reader *r, 
 	case WIRE_COMMITTED:
 		if (s->step != SRC_COMMIT && s->step != SRC_RESOLVE)
 			break;
-		if (!session_read_key(s, r))
-			return session_malformed(s, type, e);
+		ours = session_read_key(s, r);
 		us = wire_u64(r);
-		if (!wire_done(r))
+		if (!ours || !wire_done(r))
 			return session_malformed(s, type, e);
 		source_done(s, us);
 		return 0;
@@ -527,12 +525,8 @@ bool source_poll(struct mig_session *s)
 		rc = s->step == SRC_CONNECT || s->step == SRC_RECONNECT ? connect_turn(s, &e) : turn(s, &e);
 	if (!s->vm)
 		return true;
-	if (rc >= 0) {
-		int late = check_time(s, &e);
-
-		if (late)
-			rc = late;
-	}
+	if (rc >= 0 && check_time(s, &e))
+		rc = -E_TIMEOUT;
 	if (rc < 0) {
 		source_trouble(s, &e);
 		return true;

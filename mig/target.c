@@ -302,7 +302,6 @@ static int on_round_end(struct mig_session *s, struct wire_reader *r, struct err
 	if (last) {
 		s->last_round = true;
 		s->full_pending = full;
-		ram_verify_start(&s->ram);
 		session_set(s, TGT_RECEIVE, "device", "freeze");
 		return 0;
 	}
@@ -402,13 +401,11 @@ static int send_committed(struct mig_session *s, u64 down_us)
 static int on_commit(struct mig_session *s, struct wire_reader *r, struct error *e)
 {
 	struct vm *vm = s->vm;
-	u64 t0 = now_us(), tsc0 = host_tsc(), frozen_us;
+	bool ours = session_read_key(s, r);
+	u64 t0 = now_us(), tsc0 = host_tsc(), frozen_us = wire_u64(r);
 	int rc;
 
-	if (!session_read_key(s, r))
-		return session_malformed(s, WIRE_COMMIT, e);
-	frozen_us = wire_u64(r);
-	if (!wire_done(r) || frozen_us > 1ull << 60)
+	if (!ours || !wire_done(r) || frozen_us > 1ull << 60)
 		return session_malformed(s, WIRE_COMMIT, e);
 	session_set(s, s->step, "device", "resume");
 	ledger_set(&mig_host->ledger, &s->key, LEDGER_COMMITTED);
@@ -465,8 +462,8 @@ static int on_resolve(struct mig_session *s, struct wire_reader *r, struct error
 				       "give up the waiting copy too, stop it");
 	} else {
 		/* A commit that has not been read yet never will be. */
-		old = session_find(&k);
-		if (old)
+		old = session_find_incoming(k.guest, k.source);
+		if (old && old->key.id == k.id)
 			target_abort(old, "the source asked for the outcome over a new connection before COMMIT arrived");
 		o = ledger_get(&mig_host->ledger, &k);
 		if (o == LEDGER_COMMITTED) {
@@ -578,7 +575,7 @@ static int turn(struct mig_session *s, struct error *e)
 			break;
 		rc = target_frame(s, s->in.type, &r, e);
 		if (rc < 0)
-			return error_set(e, (enum err)-rc, "this host could not go on");
+			return rc;
 		if (s->step == MIG_LINGER || s->full_pending)
 			break;
 		rc = session_flush(s, e);
@@ -622,12 +619,8 @@ bool target_poll(struct mig_session *s)
 		rc = turn(s, &e);
 	if (s->step == MIG_LINGER)
 		return true;
-	if (rc >= 0) {
-		int late = check_time(s, &e);
-
-		if (late)
-			rc = late;
-	}
+	if (rc >= 0 && check_time(s, &e))
+		rc = -E_TIMEOUT;
 	if (rc < 0)
 		target_abort(s, e.code ? e.text : "this host could not go on");
 	return rc != 0;
