@@ -59,7 +59,7 @@ void mig_self(struct vm *vm)
 	}
 	at = first_difference(before, after, MIN(len, len2));
 	if (at < MAX(len, len2)) {
-		state_locate(vm, before, len, at, where, sizeof(where));
+		state_locate(vm, at, where, sizeof(where));
 		vm_kill(vm, "self-migration: %s is not the same after save, wipe and load (byte %#x became %#x)", where,
 			at < len ? before[at] : 0, at < len2 ? after[at] : 0);
 	}

@@ -217,38 +217,22 @@ int state_load(struct vm *vm, const void *buf, size_t len, struct error *e)
 	return 0;
 }
 
-void state_locate(struct vm *vm, const void *buf, size_t len, size_t at, char *out, size_t cap)
+void state_locate(struct vm *vm, size_t at, char *out, size_t cap)
 {
-	struct wire_reader r = wire_reader(buf, len);
-	const u8 *base = buf;
-	struct section s;
+	struct mig_instance inst;
+	size_t end = sizeof(u32);
 
 	snprintf(out, cap, "frame of the stream");
-	wire_u32(&r);
-	while (read_section(&r, &s) == 1) {
-		const u8 *body = wire_bytes(&r, s.length);
-		struct wire_reader b;
-		struct mig_instance inst;
-		unsigned index;
+	for (unsigned i = 0; vm_mig_instance(vm, i, &inst); i++) {
+		const struct mig_type *t = inst.type;
 
-		if (!body)
-			return;
-		if (at >= (size_t)(r.p - base))
-			continue;
-		snprintf(out, cap, "%s.%u", s.name, s.instance);
-		if (!find_instance(vm, &s, &inst, &index))
-			return;
-		for (b = wire_reader(body, s.length); b.p < b.end && !b.bad;) {
-			const struct mig_field *f = find_field(inst.type, wire_u16(&b));
-			u32 width = wire_u8(&b);
-
-			wire_u8(&b);
-			wire_bytes(&b, (size_t)width * wire_u32(&b));
-			if (f && at < (size_t)(b.p - base)) {
-				snprintf(out, cap, "%s.%u.%s", s.name, s.instance, f->name);
+		end += 1 + strlen(t->name) + 2 + 2 + 4;
+		for (const struct mig_field *f = t->fields; f < t->fields + t->n_fields; f++) {
+			end += 8 + (size_t)f->width * f->count;
+			if (at < end) {
+				snprintf(out, cap, "%s.%u.%s", t->name, inst.instance, f->name);
 				return;
 			}
 		}
-		return;
 	}
 }

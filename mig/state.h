@@ -15,5 +15,5 @@ int state_save(struct vm *vm, void *buf, size_t cap, size_t *len, struct error *
  * On error (-E_PROTO malformed, -E_UNSUPPORTED version, -E_INVAL value) *e names section and field, and the guest is
  * half loaded: the caller throws it away. */
 int state_load(struct vm *vm, const void *buf, size_t len, struct error *e) __must_check;
-/* Where byte offset `at` of a well-formed stream lies: "section.instance.field" into out. */
-void state_locate(struct vm *vm, const void *buf, size_t len, size_t at, char *out, size_t cap);
+/* Where byte offset `at` of what state_save() writes lies: "section.instance.field" into out. */
+void state_locate(struct vm *vm, size_t at, char *out, size_t cap);

@@ -128,7 +128,7 @@ static void assert_same(struct vm *vm, const u8 *a, size_t len_a, const u8 *b, s
 		;
 	if (i == len_a)
 		return;
-	state_locate(vm, a, len_a, i, where, sizeof(where));
+	state_locate(vm, i, where, sizeof(where));
 	fail_msg("%s is not the same after save and load", where);
 }
 
@@ -148,6 +148,37 @@ static void test_every_type_is_there(void **state)
 			fail_msg("a guest has no instance of %s: it would not move", __start_migratable[t]->name);
 	}
 	vm_destroy(vm);
+}
+
+/* Each field is found by its bytes. */
+static void test_locate(void **state)
+{
+	u8 *a = malloc(STREAM_MAX), *b = malloc(STREAM_MAX);
+	struct vm *vm = make("g");
+	struct mig_instance inst;
+	char where[80], wanted[80];
+	size_t len, len_b, at;
+
+	assert_int_equal(state_save(vm, a, STREAM_MAX, &len, NULL), 0);
+	for (unsigned i = 0; vm_mig_instance(vm, i, &inst); i++)
+		for (unsigned n = 0; n < inst.type->n_fields; n++) {
+			const struct mig_field *f = &inst.type->fields[n];
+			u8 *last = (u8 *)inst.state + f->offset + f->width * f->count - 1;
+
+			*last ^= 1;
+			assert_int_equal(state_save(vm, b, STREAM_MAX, &len_b, NULL), 0);
+			*last ^= 1;
+			for (at = 0; at < len && a[at] == b[at]; at++)
+				;
+			state_locate(vm, at, where, sizeof(where));
+			snprintf(wanted, sizeof(wanted), "%s.%u.%s", inst.type->name, inst.instance, f->name);
+			assert_string_equal(where, wanted);
+		}
+	state_locate(vm, len, where, sizeof(where));
+	assert_string_equal(where, "frame of the stream");
+	vm_destroy(vm);
+	free(a);
+	free(b);
 }
 
 static void test_save_load_save(void **state)
@@ -480,7 +511,7 @@ static void test_stored(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_every_type_is_there), cmocka_unit_test(test_save_load_save), cmocka_unit_test(test_self),
+		cmocka_unit_test(test_every_type_is_there), cmocka_unit_test(test_locate), cmocka_unit_test(test_save_load_save), cmocka_unit_test(test_self),
 		cmocka_unit_test(test_truncation), cmocka_unit_test(test_flips), cmocka_unit_test(test_rules),
 		cmocka_unit_test(test_duplicate_and_absent_field), cmocka_unit_test(test_versions), cmocka_unit_test(test_stored),
 	};
