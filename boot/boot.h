@@ -12,13 +12,15 @@ extern EFI_SYSTEM_TABLE *boot_st;
 /* One line on the firmware's console (ConOut; firmware copies it to serial where it is so configured). */
 void boot_say(const char *fmt, ...) __printf(1, 2);
 
+/* --- firmware.c --- */
+/* The firmware's table of that GUID, or NULL. */
+const void *boot_table(const EFI_GUID *guid);
+/* Reads the records that earlier starts of this host have left (hv/keep.h), and notes how to write new ones. */
+void boot_records_load(struct boot_info *bi);
+
 /* --- files.c --- */
 /* Reads \godwit\godwit.conf, the certificates and all images that it names from the volume that image was loaded from. */
 void boot_files_load(EFI_HANDLE image, struct boot_info *bi);
-
-/* --- firmware.c --- */
-/* Reads the records that earlier starts of this host have left (hv/keep.h), and notes how to write new ones. */
-void boot_records_load(struct boot_info *bi);
 
 /* --- memory.c --- */
 /* Allocates the page-table pool; after this nothing else may be allocated but the map itself. false: out of memory. */

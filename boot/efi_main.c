@@ -42,18 +42,9 @@ static void read_clock(struct boot_info *bi)
 static void find_rsdp(struct boot_info *bi)
 {
 	static const EFI_GUID acpi20 = ACPI_20_TABLE_GUID, acpi10 = ACPI_TABLE_GUID;
-	u64 old = 0;
+	const void *rsdp = boot_table(&acpi20);
 
-	for (UINTN i = 0; i < boot_st->NumberOfTableEntries; i++) {
-		EFI_CONFIGURATION_TABLE *t = &boot_st->ConfigurationTable[i];
-
-		if (!memcmp(&t->VendorGuid, &acpi20, sizeof(acpi20)))
-			bi->rsdp = (uintptr_t)t->VendorTable;
-		if (!memcmp(&t->VendorGuid, &acpi10, sizeof(acpi10)))
-			old = (uintptr_t)t->VendorTable;
-	}
-	if (!bi->rsdp)
-		bi->rsdp = old;
+	bi->rsdp = (uintptr_t)(rsdp ? rsdp : boot_table(&acpi10));
 }
 
 static void say_cpu(void)

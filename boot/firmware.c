@@ -10,18 +10,18 @@
 #define RT_SET_VARIABLE 0x40
 struct rt_properties { UINT16 version, length; UINT32 supported; };
 
-static u32 supported_later(void)
+const void *boot_table(const EFI_GUID *guid)
 {
-	static const EFI_GUID guid = RT_PROPERTIES_TABLE_GUID;
-
 	for (UINTN i = 0; i < boot_st->NumberOfTableEntries; i++)
-		if (!memcmp(&boot_st->ConfigurationTable[i].VendorGuid, &guid, sizeof(guid)))
-			return ((const struct rt_properties *)boot_st->ConfigurationTable[i].VendorTable)->supported;
-	return ~0u; /* no table: all of them */
+		if (!memcmp(&boot_st->ConfigurationTable[i].VendorGuid, guid, sizeof(*guid)))
+			return boot_st->ConfigurationTable[i].VendorTable;
+	return NULL;
 }
 
 void boot_records_load(struct boot_info *bi)
 {
+	static const EFI_GUID properties_guid = RT_PROPERTIES_TABLE_GUID;
+	const struct rt_properties *properties = boot_table(&properties_guid);
 	EFI_RUNTIME_SERVICES *rt = boot_st->RuntimeServices;
 
 	if (!bi->config.keep_records) {
@@ -41,7 +41,7 @@ void boot_records_load(struct boot_info *bi)
 		/* What cannot be read is not for us to overwrite either. */
 		keep->slots[i].len = EFI_ERROR(st) ? KEEP_UNREADABLE : (u16)len;
 	}
-	if (supported_later() & RT_SET_VARIABLE)
+	if (!properties || properties->supported & RT_SET_VARIABLE) /* without the table all work */
 		bi->firmware.set_variable = (uintptr_t)rt->SetVariable;
 	else
 		strcpy(bi->firmware.why, "it writes no variables once an operating system runs");
