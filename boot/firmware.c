@@ -38,6 +38,10 @@ void boot_records_load(struct boot_info *bi)
 		st = rt->GetVariable(name, &guid, NULL, &len, keep->slots[i].bytes);
 		if (st == EFI_NOT_FOUND)
 			continue;
+		if (st == EFI_UNSUPPORTED) {
+			strcpy(bi->firmware.why, "it has no variables");
+			return;
+		}
 		/* What cannot be read is not for us to overwrite either. */
 		keep->slots[i].len = EFI_ERROR(st) ? KEEP_UNREADABLE : (u16)len;
 	}

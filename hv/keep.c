@@ -184,7 +184,7 @@ enum keep_owner keep_owner(const char *guest, char peer[NAME_MAX_LEN], u64 *epoc
 	struct view v;
 
 	if (find(OWNER, guest, &v) == KEEP_SLOTS)
-		return KEEP_NONE;
+		return keep->damaged ? KEEP_LOST : KEEP_NONE;
 	*epoch = v.r->number;
 	snprintf(peer, NAME_MAX_LEN, "%s", v.rest);
 	return v.r->flags & GIVEN ? KEEP_GIVEN : KEEP_HERE;
@@ -266,6 +266,7 @@ void keep_merge(struct config *c)
 
 	snprintf(keep->host, sizeof(keep->host), "%s", c->host_name);
 	keep->n_sections = 0;
+	keep->damaged = false;
 	for (u32 i = 0; i < c->n_guests; i++) {
 		int len = config_guest_text(&c->guests[i], text, sizeof(text));
 
@@ -275,11 +276,14 @@ void keep_merge(struct config *c)
 	for (u32 i = 0; i < KEEP_SLOTS; i++) {
 		if (!keep->slots[i].len)
 			continue;
-		if (!view(&keep->slots[i], &v))
-			complain(c, "record %u in the firmware's variables is damaged and not used: a guest that had moved away, or was changed, "
-				 "may be as godwit.conf has it. Look where your guests are before you start any", i);
-		else if (v.r->kind == GUEST && !strcmp(v.host, keep->host))
+		if (!view(&keep->slots[i], &v)) {
+			if (!keep->damaged)
+				complain(c, "record %u in the firmware's variables is damaged and not used: a guest that had moved away, or was "
+					 "changed, may be as godwit.conf has it. Look where your guests are before you start any", i);
+			keep->damaged = true;
+		} else if (v.r->kind == GUEST && !strcmp(v.host, keep->host)) {
 			apply(c, i, &v);
+		}
 	}
 }
 

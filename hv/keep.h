@@ -16,13 +16,15 @@ struct keep {
 	struct { char name[NAME_MAX_LEN]; u64 hash; } sections[CONFIG_MAX_GUESTS]; /* of godwit.conf, as the file has them */
 	u32 n_sections;
 	u64 outdated;                /* bit per slot: the section in godwit.conf is newer */
+	bool damaged;                /* there is a record that cannot be read: it may be any guest's */
 	struct error problem;        /* the last change that will not survive a restart, and why; code 0: none */
 	char problem_guest[NAME_MAX_LEN];
 	u8 problem_kind;             /* of the record that it is about */
 };
 extern struct keep *keep;        /* this host's; tests have several */
 
-enum keep_owner { KEEP_NONE, KEEP_HERE, KEEP_GIVEN };
+/* LOST: no record, but one is damaged. */
+enum keep_owner { KEEP_NONE, KEEP_HERE, KEEP_GIVEN, KEEP_LOST };
 
 /* Firmware phase, slots filled: makes c's guests those that the host has by godwit.conf and records. What is wrong with a record
  * goes into c->errors; then it counts as if it were not there. */

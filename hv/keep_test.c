@@ -292,7 +292,8 @@ static void test_damaged(void **state)
 		boot(HOST WEB DB);
 		assert_int_equal(c.n_errors, 1);
 		assert_non_null(strstr(c.errors[0].text, "record 0"));
-		owner_is("web", KEEP_NONE, "", 0);
+		owner_is("web", KEEP_LOST, "", 0);
+		owner_is("db", KEEP_LOST, "", 0);
 		assert_int_equal(c.n_guests, 2);
 		memcpy(fake_nvram.slots[0].bytes, good, len);
 	}
@@ -300,7 +301,8 @@ static void test_damaged(void **state)
 		fake_nvram.slots[0].len = (u16)i;
 		boot(HOST WEB DB);
 		assert_int_equal(c.n_errors, 1);
-		owner_is("web", KEEP_NONE, "", 0);
+		owner_is("web", KEEP_LOST, "", 0);
+		owner_is("db", KEEP_LOST, "", 0);
 	}
 	fake_nvram.slots[0].len = KEEP_UNREADABLE;
 	boot(HOST WEB DB);
@@ -309,9 +311,21 @@ static void test_damaged(void **state)
 	/* It is not overwritten, one that is merely damaged may be. */
 	assert_int_equal(keep_given("web", "b", 8, &e), 0);
 	assert_int_equal(fake_nvram.slots[0].len, KEEP_UNREADABLE);
-	fake_nvram.slots[0].len = (u16)len;
+	/* Said once, however many; and which guests are here is known again when it is recorded. */
+	fake_nvram.slots[2].len = KEEP_UNREADABLE;
 	boot(HOST WEB DB);
+	assert_int_equal(c.n_errors, 1);
+	owner_is("web", KEEP_GIVEN, "b", 8);
+	owner_is("db", KEEP_LOST, "", 0);
+	assert_int_equal(keep_here("db", 1, &e), 0);
+	boot(HOST WEB DB);
+	owner_is("db", KEEP_HERE, "", 1);
+	fake_nvram.slots[0].len = (u16)len;
+	fake_nvram.slots[1].len = fake_nvram.slots[2].len = fake_nvram.slots[3].len = 0;
+	boot(HOST WEB DB);
+	assert_int_equal(c.n_errors, 0);
 	owner_is("web", KEEP_GIVEN, "b", 7);
+	owner_is("db", KEEP_NONE, "", 0);
 }
 
 static void test_other_host(void **state)

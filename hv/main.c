@@ -63,11 +63,13 @@ void hv_main(struct boot_info *bi)
 	for (u32 i = 0; i < c->n_guests; i++) {
 		struct error e = { 0 };
 		struct vm *vm = vm_define(&c->guests[i], &e);
+		bool known = vm && vm_recall(vm), start = vm && can_run && c->guests[i].autostart;
 
-		if (vm)
-			vm_recall(vm);
-		if (vm && can_run && c->guests[i].autostart)
+		if (start && known)
 			(void)!vm_start(vm, &e);
+		else if (start)
+			error_set(&e, E_STATE, "not started by itself: the record that is damaged may have said that it was given to another "
+				  "host. Look there, then start it with 'godwit start'");
 		if (e.code)
 			log_err("guest", "%s: %s", c->guests[i].name, e.text);
 	}

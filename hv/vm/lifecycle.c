@@ -219,7 +219,7 @@ void vm_moved_away(struct vm *vm, const char *to, u64 epoch)
 	vm_state_changed(vm);
 }
 
-void vm_recall(struct vm *vm)
+bool vm_recall(struct vm *vm)
 {
 	char peer[NAME_MAX_LEN];
 	u64 epoch;
@@ -228,12 +228,13 @@ void vm_recall(struct vm *vm)
 	if (owner == KEEP_GIVEN)
 		vm_moved_away(vm, peer, epoch);
 	if (owner != KEEP_HERE)
-		return;
+		return owner != KEEP_LOST;
 	vm->epoch = epoch;
 	vm->owner = true;
 	snprintf(vm->owner_name, sizeof(vm->owner_name), "%s", host_name);
 	snprintf(vm->reason, sizeof(vm->reason), "this host was restarted");
 	vm->state = RS_SHUTDOWN;
+	return true;
 }
 
 /* What the guest asked for is done, or does not matter any more. */
