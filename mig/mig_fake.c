@@ -597,7 +597,6 @@ static int end_read(struct stream *s, void *buf, size_t len)
 	return (int)n;
 }
 
-static bool end_drained(struct stream *s) { return !end_of(s)->link->q[end_of(s)->side].len; }
 static bool end_connecting(struct stream *s) { return end_of(s)->wait > 0 && end_of(s)->wait--; }
 static void end_close(struct stream *s)
 {
@@ -609,7 +608,7 @@ static void end_close(struct stream *s)
 		free(e->link);
 }
 
-static const struct stream_ops end_ops = { end_write, end_read, end_drained, end_connecting, end_close };
+static const struct stream_ops end_ops = { end_write, end_read, end_connecting, end_close };
 
 struct stream *fake_pipe(const char *near_peer, const char *far_peer, struct stream **far)
 {

@@ -53,11 +53,10 @@ static int pipe_read(struct stream *s, void *buf, size_t len)
 	return (int)n;
 }
 
-static bool pipe_yes(struct stream *s) { (void)s; return true; }
 static bool pipe_no(struct stream *s) { (void)s; return false; }
 static void pipe_close(struct stream *s) { container_of(s, struct pipe, s)->closed = true; }
 
-static const struct stream_ops pipe_ops = { pipe_write, pipe_read, pipe_yes, pipe_no, pipe_close };
+static const struct stream_ops pipe_ops = { pipe_write, pipe_read, pipe_no, pipe_close };
 
 /* --- Guests and moves --- */
 

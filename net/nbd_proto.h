@@ -16,8 +16,6 @@ enum nbd_flag { /* transmission flags of an export */
 	NBD_FLAG_HAS_FLAGS = BIT(0), NBD_FLAG_READ_ONLY = BIT(1), NBD_FLAG_SEND_FLUSH = BIT(2), NBD_FLAG_SEND_FUA = BIT(3),
 	NBD_FLAG_SEND_TRIM = BIT(5), NBD_FLAG_SEND_WRITE_ZEROES = BIT(6),
 };
-#define NBD_EIO 5u
-#define NBD_ENOSPC 28u
 #define NBD_ESHUTDOWN 108u
 
 enum nbd_step {

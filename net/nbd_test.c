@@ -18,6 +18,9 @@
 
 /* --- the server --- */
 
+#define NBD_EIO 5u
+#define NBD_ENOSPC 28u
+
 enum { S_GREET, S_FLAGS, S_OPTION, S_OPTION_DATA, S_REQUEST, S_WRITE, S_END };
 
 struct queue { u8 *buf; size_t head, len; u64 ever; };

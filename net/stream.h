@@ -18,8 +18,6 @@ struct stream_ops {
 	int (*write)(struct stream *, const void *buf, size_t len);
 	/* Returns bytes read, 0 if there are none now, -E_IO with error set when closed or failed. */
 	int (*read)(struct stream *, void *buf, size_t len);
-	/* true when everything written has been handed to TCP and acknowledged. */
-	bool (*drained)(struct stream *);
 	/* Still handshaking? (writes are refused until it is over) */
 	bool (*connecting)(struct stream *);
 	/* Sends what is buffered if possible, then frees; the pointer is dead afterwards. */
@@ -28,6 +26,5 @@ struct stream_ops {
 
 static inline int stream_write(struct stream *s, const void *b, size_t n) { return s->ops->write(s, b, n); }
 static inline int stream_read(struct stream *s, void *b, size_t n) { return s->ops->read(s, b, n); }
-static inline bool stream_drained(struct stream *s) { return s->ops->drained(s); }
 static inline bool stream_connecting(struct stream *s) { return s->ops->connecting(s); }
 static inline void stream_close(struct stream *s) { s->ops->close(s); }

@@ -698,13 +698,6 @@ static int stream_op_read(struct stream *s, void *buf, size_t len)
 	return n;
 }
 
-static bool stream_op_drained(struct stream *s)
-{
-	struct conn *c = container_of(s, struct conn, s);
-
-	return c->state == CONN_OPEN && !c->staged && !c->ssl.out_left && c->pcb && !tcp_sndqueuelen(c->pcb);
-}
-
 static bool stream_op_connecting(struct stream *s)
 {
 	struct conn *c = container_of(s, struct conn, s);
@@ -725,8 +718,7 @@ static void stream_op_close(struct stream *s)
 }
 
 static const struct stream_ops conn_ops = {
-	.write = stream_op_write, .read = stream_op_read, .drained = stream_op_drained,
-	.connecting = stream_op_connecting, .close = stream_op_close,
+	.write = stream_op_write, .read = stream_op_read, .connecting = stream_op_connecting, .close = stream_op_close,
 };
 
 /* --- Turn --- */

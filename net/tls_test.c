@@ -240,12 +240,10 @@ static void test_roundtrip(void **state)
 	assert_string_equal(s->peer_role, "host");
 	assert_int_equal(stream_read(s, b, sizeof(b)), 0);
 	assert_int_equal(stream_write(s, "hello", 5), 5);
-	assert_false(stream_drained(s));
 	turns(5);
 	assert_int_equal(stream_read(accepted[0], b, sizeof(b)), 5);
 	assert_string_equal(b, "hello");
-	turns(600); /* delayed acknowledgement */
-	assert_true(stream_drained(s));
+	turns(600);
 	assert_true(s->wire_out > 5 && accepted[0]->wire_in == s->wire_out);
 	/* What was written before close still arrives, and then the end. */
 	assert_int_equal(stream_write(accepted[0], "bye", 3), 3);
