@@ -26,6 +26,7 @@ struct slot {
 	u64 writes;              /* flush: writes answered when it was sent */
 	u32 sent;                /* data bytes given to the transport */
 	bool own_flush;
+	bool flushing;           /* the write is answered, its flush is to come */
 	struct nbd_wait wait;
 };
 
@@ -110,6 +111,7 @@ static void conn_down(struct client *c, const struct error *e)
 		}
 		s->state = WAITING;
 		s->sent = 0;
+		s->flushing = false;
 	}
 	c->why = *e;
 	c->backoff_us = was_up || !c->backoff_us ? RETRY_MIN_US : MIN(c->backoff_us * 2, RETRY_MAX_US);
@@ -285,6 +287,7 @@ static void sink_done(void *arg, struct nbd_wait *w, u32 error)
 	struct client *c = arg;
 	struct slot *s = container_of(w, struct slot, wait);
 	struct blk_req *req = s->req;
+	bool wrote = !error && (w->type == NBD_CMD_WRITE || w->type == NBD_CMD_TRIM || w->type == NBD_CMD_WRITE_ZEROES);
 
 	/* A server that shuts down answers so: the next one will do it. */
 	if (error == NBD_ESHUTDOWN) {
@@ -292,8 +295,13 @@ static void sink_done(void *arg, struct nbd_wait *w, u32 error)
 		c->leaving = true;
 		return;
 	}
-	if (!error && (w->type == NBD_CMD_WRITE || w->type == NBD_CMD_TRIM || w->type == NBD_CMD_WRITE_ZEROES))
-		c->writes++;
+	c->writes += wrote;
+	/* To be durable, of a server that can only flush. */
+	if (wrote && req && req->fua && (c->be.info.features & (BLK_CAN_FLUSH | BLK_CAN_FUA)) == BLK_CAN_FLUSH) {
+		s->state = WAITING;
+		s->flushing = true;
+		return;
+	}
 	if (w->type == NBD_CMD_FLUSH && !error)
 		c->flushed = MAX(c->flushed, s->writes);
 	if (s->own_flush && error) {
@@ -429,7 +437,7 @@ static struct slot *next_waiting(struct client *c)
 
 static void send_head(struct client *c, struct slot *s)
 {
-	const struct blk_req *r = s->req;
+	const struct blk_req *r = s->flushing ? NULL : s->req;
 	u16 flags = 0, cmd = r ? command_of(r) : NBD_CMD_FLUSH;
 
 	if (r && r->fua && r->op != BLK_READ && r->op != BLK_FLUSH && c->be.info.features & BLK_CAN_FUA)

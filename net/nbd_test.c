@@ -732,6 +732,45 @@ static void test_order_after_reconnect(void **state)
 	assert_non_null(strstr(fake_log, "connected again"));
 }
 
+/* A request that is to be durable, and a server that can only flush: it is answered after a flush, and one that is lost with
+ * its connection begins with the write again. */
+static void test_durable_without_fua(void **state)
+{
+	static const u64 want[] = { 1024 << 8 | 1, 3 };
+	struct io *io;
+
+	srv.flags &= (u16)~NBD_FLAG_SEND_FUA;
+	open_up();
+	srv.hold = true;
+	io = submit(BLK_WRITE, 1024, 1024, 1);
+	io->r.fua = true;
+	turns(3);
+	assert_int_equal(srv.n_held, 1);
+	srv.n_held = 0;
+	answer(srv.held[0].handle, NBD_CMD_WRITE, 1024, 1024);
+	turns(3);
+	assert_true(io->pending);
+	assert_int_equal(srv.n_held, 1);
+	assert_int_equal(srv.held[0].cmd, NBD_CMD_FLUSH);
+	break_link();
+	srv.hold = false;
+	finish_all();
+	assert_int_equal(io->err, 0);
+	assert_int_equal(srv.n_log, 2);
+	assert_memory_equal(srv.log, want, sizeof(want));
+	/* The flush fails: it is not durable. */
+	srv.hold = true;
+	io = submit(BLK_WRITE, 1024, 1024, 1);
+	io->r.fua = true;
+	turns(3);
+	srv.n_held = 0;
+	answer(srv.held[0].handle, NBD_CMD_WRITE, 1024, 1024);
+	srv.error = NBD_EIO;
+	srv.hold = false;
+	finish_all();
+	assert_int_equal(io->err, -E_IO);
+}
+
 static void test_another_disk(void **state)
 {
 	struct error e = { 0 };
@@ -1034,6 +1073,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_cut_everywhere, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_flip_everywhere, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_order_after_reconnect, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_durable_without_fua, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_another_disk, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_timeout, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_timeout_of_useless_server, setup, teardown),
