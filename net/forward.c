@@ -52,8 +52,7 @@ struct lan_forward *lan_forward_begin(struct vm *vm, lan_forward_fn give, void *
 		c->port.vlan = nic_vlan(&g->nics[i], net);
 		memcpy(c->port.mac, g->nics[i].mac, 6);
 		virtio_net_take_held(vm, i, card_give, c);
-		if (vswitch_add(net->sw, &c->port))
-			continue; /* then the network's own retransmissions must do */
+		(void)!vswitch_add(net->sw, &c->port); /* no room: then the network's own retransmissions must do */
 	}
 	return f;
 }

@@ -413,14 +413,6 @@ static bool receive(struct client *c)
 
 /* --- requests --- */
 
-static u16 command_of(const struct blk_req *r)
-{
-	static const u16 cmd[] = { [BLK_READ] = NBD_CMD_READ, [BLK_WRITE] = NBD_CMD_WRITE, [BLK_FLUSH] = NBD_CMD_FLUSH,
-				   [BLK_DISCARD] = NBD_CMD_TRIM, [BLK_WRITE_ZEROES] = NBD_CMD_WRITE_ZEROES };
-
-	return cmd[r->op];
-}
-
 /* The oldest that has not been sent. */
 static struct slot *next_waiting(struct client *c)
 {
@@ -437,8 +429,10 @@ static struct slot *next_waiting(struct client *c)
 
 static void send_head(struct client *c, struct slot *s)
 {
+	static const u16 commands[] = { [BLK_READ] = NBD_CMD_READ, [BLK_WRITE] = NBD_CMD_WRITE, [BLK_FLUSH] = NBD_CMD_FLUSH,
+					[BLK_DISCARD] = NBD_CMD_TRIM, [BLK_WRITE_ZEROES] = NBD_CMD_WRITE_ZEROES };
 	const struct blk_req *r = s->flushing ? NULL : s->req;
-	u16 flags = 0, cmd = r ? command_of(r) : NBD_CMD_FLUSH;
+	u16 flags = 0, cmd = r ? commands[r->op] : NBD_CMD_FLUSH;
 
 	if (r && r->fua && r->op != BLK_READ && r->op != BLK_FLUSH && c->be.info.features & BLK_CAN_FUA)
 		flags |= NBD_CMD_FLAG_FUA;

@@ -192,13 +192,6 @@ static void conn_linger(struct conn *c)
 	}
 }
 
-/* An inbound peer that never became anybody's stream. */
-static void conn_reject(struct conn *c)
-{
-	log_guest(LOG_WARN, "net", "%s: connection refused: %s", c->s.peer_addr, c->s.error.text);
-	conn_linger(c);
-}
-
 static int __printf(3, 4) conn_fail(struct conn *c, enum err code, const char *fmt, ...)
 {
 	char text[300];
@@ -820,8 +813,9 @@ bool tls_push(void)
 	for (unsigned i = 0; i < ARRAY_SIZE(conns); i++) {
 		struct conn *c = conns[i];
 
-		if (c && c->state == CONN_FAILED && !c->given) {
-			conn_reject(c);
+		if (c && c->state == CONN_FAILED && !c->given) { /* nobody will close it */
+			log_guest(LOG_WARN, "net", "%s: connection refused: %s", c->s.peer_addr, c->s.error.text);
+			conn_linger(c);
 			busy = true;
 		} else if (c) {
 			busy |= conn_turn(c, now);

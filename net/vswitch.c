@@ -287,17 +287,12 @@ static bool drain_queue(struct vport *port)
 	return any;
 }
 
-static u64 next_announcement(const struct vport *port)
-{
-	return port->announce_us ? port->announce_us + announce_at[port->announced] : ~0ull;
-}
-
 static void announce(struct vport *port)
 {
 	u8 frame[VSWITCH_FRAME_MAX];
 	unsigned len;
 
-	if (now_us() < next_announcement(port))
+	if (!port->announce_us || now_us() < port->announce_us + announce_at[port->announced])
 		return;
 	for (unsigned i = 0; (len = port->ops->announce(port, i, frame)); i++)
 		vswitch_input(port, frame, len);
