@@ -54,7 +54,7 @@ include $(wildcard boot/rules.mk hv/rules.mk hv/vm/rules.mk hv/vdev/rules.mk net
 	tools/godwit/rules.mk tools/fuzz/rules.mk guest-tests/rules.mk)
 
 NOT_TEST = $(filter-out %_test.c %_fake.c,$(1))
-HV_SRCS := $(filter-out hv/vmx/asm_offsets.c,$(call NOT_TEST,$(wildcard hv/*.c hv/lib/*.c hv/arch/*.c hv/mm/*.c hv/vmx/*.c hv/vm/*.c hv/vdev/*.c drivers/*/*.c)))
+HV_SRCS := $(call NOT_TEST,$(wildcard hv/*.c hv/lib/*.c hv/arch/*.c hv/mm/*.c hv/vmx/*.c hv/vm/*.c hv/vdev/*.c drivers/*/*.c))
 HV_ASMS := $(wildcard hv/arch/*.S hv/vmx/*.S)
 SVC_SRCS := $(call NOT_TEST,$(wildcard net/*.c net/port/*.c mig/*.c))
 OBJS := $(HV_SRCS:%.c=$(BUILD)/obj/%.o) $(HV_ASMS:%.S=$(BUILD)/obj/%.o) $(SVC_SRCS:%.c=$(BUILD)/obj/%.o) $(BOOT_OBJS) $(LIB_OBJS)
@@ -81,13 +81,6 @@ GUEST_NET_TESTS := $(wildcard $(GUEST_NET_SRCS:.c=_test.c))
 $(GUEST_NET_SRCS:%.c=$(BUILD)/obj/%.o): SVC_CFLAGS += -mgeneral-regs-only
 
 $(BUILD)/godwit.efi: $(OBJS)
-
-# Offsets for assembly come from the compiler.
-$(BUILD)/gen/asm_offsets.h: hv/vmx/asm_offsets.c hv/vm/vcpu_state.h hv/vm/vcpu.h
-	@mkdir -p $(@D)
-	@$(CC) $(HV_CFLAGS) -S $< -o $(BUILD)/gen/asm_offsets.s
-	@sed -n 's/^.*#DEF \([A-Z_0-9]*\) \$$\?\([0-9]*\).*/#define \1 \2/p' $(BUILD)/gen/asm_offsets.s > $@
-$(HV_ASMS:%.S=$(BUILD)/obj/%.o): $(BUILD)/gen/asm_offsets.h
 
 # --- unit tests: the same sources over hv/fake, with sanitizers ---
 TEST_CFLAGS := -std=gnu11 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-strict-aliasing -Wall -Wextra \

@@ -20,7 +20,6 @@ struct vcpu {
 	u8 *xsave_area;           /* 64-byte aligned frame; s.xsave is its copy after vcpu_sync_state() */
 	u16 vpid;
 	bool launched;            /* VMLAUNCH done since VMCLEAR */
-	bool window;              /* interrupt-window exiting is on */
 	u32 proc_ctls;            /* as last written */
 	u64 tsc_offset;           /* as last written */
 	bool irq_check;           /* see vcpu_irq_check() */

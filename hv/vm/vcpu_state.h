@@ -5,6 +5,7 @@
 
 #define VCPU_XSAVE_BYTES 4096 /* standard (not compacted) format: x87, SSE, AVX, AVX-512, PKRU fit */
 
+/* In the order of the encoding: exit qualifications have these numbers, and vmx_enter.S counts on it. */
 enum { VCPU_RAX, VCPU_RCX, VCPU_RDX, VCPU_RBX, VCPU_RSP, VCPU_RBP, VCPU_RSI, VCPU_RDI,
        VCPU_R8, VCPU_R9, VCPU_R10, VCPU_R11, VCPU_R12, VCPU_R13, VCPU_R14, VCPU_R15, VCPU_NGPR };
 enum { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDTR, SEG_TR, SEG_COUNT };

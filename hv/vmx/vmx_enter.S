@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* int vmx_enter(u64 *gpr, u64 launched): the only way into a guest; it returns like a function. */
-#include "asm_offsets.h"
+/* int vmx_enter(u64 *gpr, u64 launched): the only way into a guest; it returns like a function. gpr[] has the order of the
+ * encoding (hv/vm/vcpu_state.h): RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15. */
 #define VMCS_HOST_RSP 0x6c14
 
 	.text
@@ -19,21 +19,16 @@ vmx_enter:
 	mov $VMCS_HOST_RSP, %eax
 	vmwrite %rsp, %rax
 	test %rsi, %rsi
-	mov GPR_RAX(%rdi), %rax
-	mov GPR_RCX(%rdi), %rcx
-	mov GPR_RDX(%rdi), %rdx
-	mov GPR_RBX(%rdi), %rbx
-	mov GPR_RBP(%rdi), %rbp
-	mov GPR_RSI(%rdi), %rsi
-	mov GPR_R8(%rdi), %r8
-	mov GPR_R9(%rdi), %r9
-	mov GPR_R10(%rdi), %r10
-	mov GPR_R11(%rdi), %r11
-	mov GPR_R12(%rdi), %r12
-	mov GPR_R13(%rdi), %r13
-	mov GPR_R14(%rdi), %r14
-	mov GPR_R15(%rdi), %r15
-	mov GPR_RDI(%rdi), %rdi
+	mov 0*8(%rdi), %rax
+	mov 1*8(%rdi), %rcx
+	mov 2*8(%rdi), %rdx
+	mov 3*8(%rdi), %rbx
+	mov 5*8(%rdi), %rbp
+	mov 6*8(%rdi), %rsi
+	.irp n, 8, 9, 10, 11, 12, 13, 14, 15
+	mov \n*8(%rdi), %r\n
+	.endr
+	mov 7*8(%rdi), %rdi
 	jnz 1f
 	vmlaunch
 	jmp 2f
@@ -47,21 +42,16 @@ vmx_enter:
 vmx_exit:
 	push %rdi
 	mov 8(%rsp), %rdi
-	mov %rax, GPR_RAX(%rdi)
-	mov %rcx, GPR_RCX(%rdi)
-	mov %rdx, GPR_RDX(%rdi)
-	mov %rbx, GPR_RBX(%rdi)
-	mov %rbp, GPR_RBP(%rdi)
-	mov %rsi, GPR_RSI(%rdi)
-	mov %r8, GPR_R8(%rdi)
-	mov %r9, GPR_R9(%rdi)
-	mov %r10, GPR_R10(%rdi)
-	mov %r11, GPR_R11(%rdi)
-	mov %r12, GPR_R12(%rdi)
-	mov %r13, GPR_R13(%rdi)
-	mov %r14, GPR_R14(%rdi)
-	mov %r15, GPR_R15(%rdi)
-	pop GPR_RDI(%rdi)
+	mov %rax, 0*8(%rdi)
+	mov %rcx, 1*8(%rdi)
+	mov %rdx, 2*8(%rdi)
+	mov %rbx, 3*8(%rdi)
+	mov %rbp, 5*8(%rdi)
+	mov %rsi, 6*8(%rdi)
+	.irp n, 8, 9, 10, 11, 12, 13, 14, 15
+	mov %r\n, \n*8(%rdi)
+	.endr
+	pop 7*8(%rdi)
 	add $8, %rsp
 	xor %eax, %eax
 3:	pop %r15

@@ -77,7 +77,6 @@ exceptions='
 hv/lib/clock.c hv/arch/x86.h            reads the TSC
 hv/lib/libc.c hv/mm/frame.h             malloc() of the C library is our heap
 hv/vmx/vmx.h hv/vm/vcpu_state.h         the register file that the entry code loads and saves
-hv/vmx/asm_offsets.c hv/vm/vcpu_state.h the same, for assembly
 hv/vm/acpi_tables.c hv/vdev/devices.h   tables tell where the devices are
 hv/vm/exit.c hv/vdev/devices.h          exits that belong to the local APIC
 hv/vm/msr.c hv/vdev/devices.h           MSRs that belong to the local APIC
