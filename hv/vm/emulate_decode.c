@@ -7,18 +7,15 @@
 /* Register operand -> emu_inst.reg and its size in bytes (0: not a general-purpose register). */
 static unsigned reg_code(ZydisRegister r, u8 *code)
 {
-	if (r >= ZYDIS_REGISTER_RAX && r <= ZYDIS_REGISTER_R15)
-		return *code = r - ZYDIS_REGISTER_RAX, 8;
-	if (r >= ZYDIS_REGISTER_EAX && r <= ZYDIS_REGISTER_R15D)
-		return *code = r - ZYDIS_REGISTER_EAX, 4;
-	if (r >= ZYDIS_REGISTER_AX && r <= ZYDIS_REGISTER_R15W)
-		return *code = r - ZYDIS_REGISTER_AX, 2;
-	if (r >= ZYDIS_REGISTER_AL && r <= ZYDIS_REGISTER_BL)
-		return *code = r - ZYDIS_REGISTER_AL, 1;
-	if (r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH)
-		return *code = EMU_REG_HIGH | (r - ZYDIS_REGISTER_AH), 1;
-	if (r >= ZYDIS_REGISTER_SPL && r <= ZYDIS_REGISTER_R15B)
-		return *code = r - ZYDIS_REGISTER_SPL + VCPU_RSP, 1;
+	static const struct { u16 first, last; u8 code, size; } kinds[] = {
+		{ ZYDIS_REGISTER_RAX, ZYDIS_REGISTER_R15, VCPU_RAX, 8 }, { ZYDIS_REGISTER_EAX, ZYDIS_REGISTER_R15D, VCPU_RAX, 4 },
+		{ ZYDIS_REGISTER_AX, ZYDIS_REGISTER_R15W, VCPU_RAX, 2 }, { ZYDIS_REGISTER_AL, ZYDIS_REGISTER_BL, VCPU_RAX, 1 },
+		{ ZYDIS_REGISTER_AH, ZYDIS_REGISTER_BH, EMU_REG_HIGH, 1 }, { ZYDIS_REGISTER_SPL, ZYDIS_REGISTER_R15B, VCPU_RSP, 1 },
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++)
+		if (r >= kinds[i].first && r <= kinds[i].last)
+			return *code = kinds[i].code + (r - kinds[i].first), kinds[i].size;
 	return 0;
 }
 
@@ -80,26 +77,19 @@ static bool set_string(struct emu_inst *i, u8 op, const ZydisDecodedInstruction 
 
 static bool mnemonic_alu(ZydisMnemonic m, u8 *alu)
 {
-	switch (m) {
-	case ZYDIS_MNEMONIC_ADD: *alu = EMU_ADD; return true;
-	case ZYDIS_MNEMONIC_OR: *alu = EMU_OR; return true;
-	case ZYDIS_MNEMONIC_ADC: *alu = EMU_ADC; return true;
-	case ZYDIS_MNEMONIC_SBB: *alu = EMU_SBB; return true;
-	case ZYDIS_MNEMONIC_AND: *alu = EMU_AND; return true;
-	case ZYDIS_MNEMONIC_SUB: *alu = EMU_SUB; return true;
-	case ZYDIS_MNEMONIC_XOR: *alu = EMU_XOR; return true;
-	case ZYDIS_MNEMONIC_CMP: *alu = EMU_CMP; return true;
-	case ZYDIS_MNEMONIC_TEST: *alu = EMU_TEST; return true;
-	case ZYDIS_MNEMONIC_INC: *alu = EMU_INC; return true;
-	case ZYDIS_MNEMONIC_DEC: *alu = EMU_DEC; return true;
-	case ZYDIS_MNEMONIC_NEG: *alu = EMU_NEG; return true;
-	case ZYDIS_MNEMONIC_NOT: *alu = EMU_NOT; return true;
-	case ZYDIS_MNEMONIC_BT: *alu = EMU_BT; return true;
-	case ZYDIS_MNEMONIC_BTS: *alu = EMU_BTS; return true;
-	case ZYDIS_MNEMONIC_BTR: *alu = EMU_BTR; return true;
-	case ZYDIS_MNEMONIC_BTC: *alu = EMU_BTC; return true;
-	default: return false;
-	}
+	static const u16 mnemonics[] = { /* by enum emu_alu_op */
+		[EMU_ADD] = ZYDIS_MNEMONIC_ADD, [EMU_OR] = ZYDIS_MNEMONIC_OR, [EMU_ADC] = ZYDIS_MNEMONIC_ADC,
+		[EMU_SBB] = ZYDIS_MNEMONIC_SBB, [EMU_AND] = ZYDIS_MNEMONIC_AND, [EMU_SUB] = ZYDIS_MNEMONIC_SUB,
+		[EMU_XOR] = ZYDIS_MNEMONIC_XOR, [EMU_CMP] = ZYDIS_MNEMONIC_CMP, [EMU_TEST] = ZYDIS_MNEMONIC_TEST,
+		[EMU_INC] = ZYDIS_MNEMONIC_INC, [EMU_DEC] = ZYDIS_MNEMONIC_DEC, [EMU_NEG] = ZYDIS_MNEMONIC_NEG,
+		[EMU_NOT] = ZYDIS_MNEMONIC_NOT, [EMU_BT] = ZYDIS_MNEMONIC_BT, [EMU_BTS] = ZYDIS_MNEMONIC_BTS,
+		[EMU_BTR] = ZYDIS_MNEMONIC_BTR, [EMU_BTC] = ZYDIS_MNEMONIC_BTC,
+	};
+
+	for (*alu = 0; *alu < ARRAY_SIZE(mnemonics); ++*alu)
+		if (mnemonics[*alu] == m)
+			return true;
+	return false;
 }
 
 static bool convert(struct emu_inst *i, const ZydisDecodedInstruction *in, const ZydisDecodedOperand *ops)
