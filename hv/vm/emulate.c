@@ -176,24 +176,16 @@ static void span_write(struct emu *m, const struct span *s, u64 val)
 
 /* --- fetch and decode --- */
 
-/* Instruction bytes at CS:RIP, zero-filled to 16; returns how many are there (0: an exception was injected if *fault). */
-static unsigned fetch(struct emu *m, u64 bytes[2], bool *fault)
+/* Instruction bytes at CS:RIP, zero-filled to 16; returns how many are there. 0: none, or (*fault) a page fault of *code. */
+static unsigned fetch(const struct emu *m, u64 bytes[2], bool *fault, u32 *code)
 {
-	u64 at = linear(m, SEG_CS, m->mode == 64 ? m->v->s.rip : (u32)m->v->s.rip), where;
+	u64 at = linear(m, SEG_CS, m->v->s.rip), where;
 	unsigned off = at & (PAGE_SIZE - 1), n;
 	const u8 *page;
-	u32 code;
 
 	bytes[0] = bytes[1] = 0;
-	*fault = false;
-	/* The CPU has fetched this already. If it cannot be found now, the guest changed its tables without a flush and may
-	 * get the fault that a flush would have given it. */
-	if (!gva_to_gpa(m->vm, &m->p, at, PF_FETCH, &where, &code)) {
-		*fault = true;
-		page_fault(m, at, code);
-		return 0;
-	}
-	page = guest_page(m->vm, where >> PAGE_SHIFT);
+	*fault = !gva_to_gpa(m->vm, &m->p, at, PF_FETCH, &where, code);
+	page = *fault ? NULL : guest_page(m->vm, where >> PAGE_SHIFT);
 	if (!page)
 		return 0;
 	if (off <= PAGE_SIZE - 16) {
@@ -204,7 +196,7 @@ static unsigned fetch(struct emu *m, u64 bytes[2], bool *fault)
 	memcpy(bytes, page + off, n);
 	if (n >= 15)
 		return 15;
-	if (!gva_to_gpa(m->vm, &m->p, m->mode == 64 ? at + n : (u32)(at + n), PF_FETCH, &where, &code))
+	if (!gva_to_gpa(m->vm, &m->p, m->mode == 64 ? at + n : (u32)(at + n), PF_FETCH, &where, code))
 		return n;
 	page = guest_page(m->vm, where >> PAGE_SHIFT);
 	if (!page)
@@ -213,14 +205,19 @@ static unsigned fetch(struct emu *m, u64 bytes[2], bool *fault)
 	return 15;
 }
 
-/* The instruction at RIP, from the cache if its bytes are still those. NULL: cannot be had; *fault as in fetch(). */
+/* The instruction at RIP, from the cache if its bytes are still those. NULL: cannot be had; *fault: an exception was injected. */
 static const struct emu_inst *decode(struct emu *m, bool *fault)
 {
 	struct emu_cache *c = &m->v->emu_cache;
 	__typeof__(&c->e[0]) e = &c->e[(m->v->s.rip ^ m->v->s.rip >> 5) % EMU_CACHE_ENTRIES];
 	u64 bytes[2];
-	unsigned n = fetch(m, bytes, fault);
+	u32 code;
+	unsigned n = fetch(m, bytes, fault, &code);
 
+	/* The CPU has fetched this already. If it cannot be found now, the guest changed its tables without a flush and may
+	 * get the fault that a flush would have given it. */
+	if (*fault)
+		page_fault(m, linear(m, SEG_CS, m->v->s.rip), code);
 	if (!n)
 		return NULL;
 	if (e->mode == m->mode && !((bytes[0] ^ e->bytes[0]) & e->mask[0]) && !((bytes[1] ^ e->bytes[1]) & e->mask[1]) &&
@@ -483,22 +480,18 @@ enum emu_result emulate_mmio(struct vcpu *v, gpa_t fault_gpa, u32 *inst_len)
 
 void emulate_describe(struct vcpu *v, char *buf, size_t size)
 {
-	u64 at, where, len = 0;
-	const u8 *page;
+	u64 len = 0, bytes[2];
 	struct emu m;
-	unsigned k;
+	unsigned n;
+	bool fault;
 	u32 code;
 
 	if (!size)
 		return;
 	log_guard();
 	emu_begin(&m, v);
+	n = fetch(&m, bytes, &fault, &code);
 	len = snprintf(buf, size, "rip=%#llx mode=%u bytes=", (unsigned long long)v->s.rip, m.mode);
-	for (k = 0; k < 15 && len < size; k++) {
-		at = linear(&m, SEG_CS, v->s.rip + k);
-		page = gva_to_gpa(m.vm, &m.p, at, 0, &where, &code) ? guest_page(m.vm, where >> PAGE_SHIFT) : NULL;
-		if (!page)
-			break;
-		len += snprintf(buf + len, size - len, "%02x ", page[where & (PAGE_SIZE - 1)]);
-	}
+	for (unsigned k = 0; k < n && len < size; k++)
+		len += snprintf(buf + len, size - len, "%02x ", ((u8 *)bytes)[k]);
 }
