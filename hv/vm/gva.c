@@ -31,13 +31,14 @@ bool gva_canonical(const struct paging *p, u64 va)
 	return !(p->efer & EFER_LMA) || (u64)((s64)(va << shift) >> shift) == va;
 }
 
-/* Error code of a page fault; present: it was the rights (or reserved bits), not the P bit. */
-static u32 fault_code(const struct paging *p, u32 access, u32 why)
+/* No translation: the error code of the page fault. PF_PRESENT in why: it was the rights (or reserved bits), not the P bit. */
+static bool fails(const struct paging *p, u32 access, u32 why, u32 *fault)
 {
 	/* The I/D flag is reported only where instruction fetches can be forbidden. */
 	bool fetch_told = (p->cr4 & CR4_PAE && p->efer & EFER_NXE) || p->cr4 & CR4_SMEP;
 
-	return why | (access & (PF_WRITE | PF_USER)) | (fetch_told ? access & PF_FETCH : 0);
+	*fault = why | (access & (PF_WRITE | PF_USER)) | (fetch_told ? access & PF_FETCH : 0);
+	return false;
 }
 
 static bool rights_ok(const struct paging *p, u32 access, u64 rights, bool nx)
@@ -59,15 +60,11 @@ static bool walk32(struct vm *vm, const struct paging *p, u32 va, u32 access, u6
 		const u32 *t = guest_page(vm, table >> PAGE_SHIFT);
 		u32 e;
 
-		if (!t) {
-			*fault = fault_code(p, access, PF_PRESENT | PF_RSVD);
-			return false;
-		}
+		if (!t)
+			return fails(p, access, PF_PRESENT | PF_RSVD, fault);
 		e = __atomic_load_n(&t[va >> (level == 2 ? 22 : 12) & 1023], __ATOMIC_RELAXED);
-		if (!(e & PTE_P)) {
-			*fault = fault_code(p, access, 0);
-			return false;
-		}
+		if (!(e & PTE_P))
+			return fails(p, access, 0, fault);
 		rights &= e;
 		table = e & 0xfffff000;
 		if (level == 2 && e & PTE_PS && p->cr4 & CR4_PSE) {
@@ -76,10 +73,8 @@ static bool walk32(struct vm *vm, const struct paging *p, u32 va, u32 access, u6
 			break;
 		}
 	}
-	if (!rights_ok(p, access, rights, false)) {
-		*fault = fault_code(p, access, PF_PRESENT);
-		return false;
-	}
+	if (!rights_ok(p, access, rights, false))
+		return fails(p, access, PF_PRESENT, fault);
 	*out = table | (va & 0xfff);
 	return true;
 }
@@ -103,10 +98,8 @@ bool gva_to_gpa(struct vm *vm, const struct paging *p, u64 va, u32 access, u64 *
 		level = p->cr4 & CR4_LA57 ? 5 : 4;
 	} else {
 		e = p->pdpte[va >> 30 & 3];
-		if (!(e & PTE_P)) {
-			*fault = fault_code(p, access, 0);
-			return false;
-		}
+		if (!(e & PTE_P))
+			return fails(p, access, 0, fault);
 		table = e & PTE_ADDR;
 		level = 2;
 	}
@@ -114,15 +107,11 @@ bool gva_to_gpa(struct vm *vm, const struct paging *p, u64 va, u32 access, u64 *
 		const u64 *t = guest_page(vm, table >> PAGE_SHIFT);
 
 		shift = 3 + 9 * level;
-		if (!t) {
-			*fault = fault_code(p, access, PF_PRESENT | PF_RSVD);
-			return false;
-		}
+		if (!t)
+			return fails(p, access, PF_PRESENT | PF_RSVD, fault);
 		e = __atomic_load_n(&t[va >> shift & 511], __ATOMIC_RELAXED);
-		if (!(e & PTE_P)) {
-			*fault = fault_code(p, access, 0);
-			return false;
-		}
+		if (!(e & PTE_P))
+			return fails(p, access, 0, fault);
 		rights &= e;
 		nx |= e >> 63;
 		if (level == 1)
@@ -130,15 +119,12 @@ bool gva_to_gpa(struct vm *vm, const struct paging *p, u64 va, u32 access, u64 *
 		if (e & PTE_PS) {
 			if (level <= 3)
 				break;
-			*fault = fault_code(p, access, PF_PRESENT | PF_RSVD);
-			return false;
+			return fails(p, access, PF_PRESENT | PF_RSVD, fault);
 		}
 		table = e & PTE_ADDR;
 	}
-	if (!rights_ok(p, access, rights, nx)) {
-		*fault = fault_code(p, access, PF_PRESENT);
-		return false;
-	}
+	if (!rights_ok(p, access, rights, nx))
+		return fails(p, access, PF_PRESENT, fault);
 	low = BIT(shift) - 1;
 	*out = (e & PTE_ADDR & ~low) | (va & low);
 	return true;
