@@ -2,6 +2,8 @@
 #include "hv/vm/kvmclock.h"
 #include "hv/lib/clock.h"
 
+#include <string.h>
+
 #define NS_PER_S 1000000000ull
 #define ENABLED BIT(0)
 #define TSC_STABLE 0x01    /* PVCLOCK_TSC_STABLE_BIT: equal on all vCPUs, no need for the kernel to guard against steps back */
@@ -55,48 +57,47 @@ static bool tsc_equal(const struct vm *vm)
 	return true;
 }
 
-/* With the version protocol: others may be reading it. What cannot be written, because there is no memory, is not read. */
+/* Writes a page of either kind, whose first word is its version: odd while the rest changes, for others may be reading it. What
+ * cannot be written, because there is no memory, is not read. */
+static void publish(struct vm *vm, u64 at, void *page, size_t size)
+{
+	u32 version;
+
+	if (guest_read(vm, gpa(at), &version, sizeof(version)))
+		return;
+	version = (version + 1) | 1;
+	if (guest_write(vm, gpa(at), &version, sizeof(version)))
+		return;
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	memcpy(page, &version, sizeof(version));
+	if (guest_write(vm, gpa(at), page, size))
+		return;
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	version++;
+	(void)!guest_write(vm, gpa(at), &version, sizeof(version));
+}
+
 static void page_write(struct vm *vm, unsigned id, u8 kept_flags, u8 more_flags)
 {
 	u64 at = vm->kvmclock.system_time[id];
 	struct pvclock_page p = { 0 }, old;
-	u32 odd, even;
 
 	if (!(at & ENABLED) || guest_read(vm, gpa(at & ~ENABLED), &old, sizeof(old)))
 		return;
-	odd = (old.version + 1) | 1;
-	even = odd + 1;
-	p.version = odd;
 	/* The TSC that the guest reads has its adjustment in it; the time has not, and was 0 when the clock began. */
 	p.tsc_timestamp = vm->vcpus[id]->s.tsc_adjust;
 	scale(vm->tsc_hz, &p.tsc_to_system_mul, &p.tsc_shift);
 	p.flags = (tsc_equal(vm) ? TSC_STABLE : 0) | (old.flags & kept_flags) | more_flags;
-	if (guest_write(vm, gpa(at & ~ENABLED), &odd, sizeof(odd)))
-		return;
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	if (guest_write(vm, gpa(at & ~ENABLED), &p, sizeof(p)))
-		return;
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	(void)!guest_write(vm, gpa(at & ~ENABLED), &even, sizeof(even));
+	publish(vm, at & ~ENABLED, &p, sizeof(p));
 }
 
 /* UTC at guest TSC 0. Worked out anew each time, so that it is right by this host's clock, and nothing of it moves. */
 static void wall_write(struct vm *vm, u64 at)
 {
 	u64 ns = wall_us() * 1000 - to_ns(vm, vm_tsc(vm));
-	struct pvclock_wall w = { 0 };
-	u32 version;
+	struct pvclock_wall w = { .sec = (u32)(ns / NS_PER_S), .nsec = (u32)(ns % NS_PER_S) };
 
-	if (guest_read(vm, gpa(at), &version, sizeof(version)))
-		return;
-	w.version = (version + 1) | 1;
-	w.sec = (u32)(ns / NS_PER_S);
-	w.nsec = (u32)(ns % NS_PER_S);
-	if (guest_write(vm, gpa(at), &w, sizeof(w)))
-		return;
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	version = w.version + 1;
-	(void)!guest_write(vm, gpa(at), &version, sizeof(version));
+	publish(vm, at, &w, sizeof(w));
 }
 
 int kvmclock_msr(struct vcpu *v, u32 msr, bool write, u64 *val)
@@ -117,21 +118,16 @@ int kvmclock_msr(struct vcpu *v, u32 msr, bool write, u64 *val)
 	return 0;
 }
 
-void kvmclock_tsc_moved(struct vm *vm)
+static void all_write(struct vm *vm, u8 kept_flags, u8 more_flags)
 {
 	spin_lock(&vm->kvmclock_lock);
 	for (unsigned i = 0; i < vm->n_vcpus; i++)
-		page_write(vm, i, GUEST_STOPPED, 0);
+		page_write(vm, i, kept_flags, more_flags);
 	spin_unlock(&vm->kvmclock_lock);
 }
 
-void kvmclock_was_stopped(struct vm *vm)
-{
-	spin_lock(&vm->kvmclock_lock);
-	for (unsigned i = 0; i < vm->n_vcpus; i++)
-		page_write(vm, i, 0, GUEST_STOPPED);
-	spin_unlock(&vm->kvmclock_lock);
-}
+void kvmclock_tsc_moved(struct vm *vm) { all_write(vm, GUEST_STOPPED, 0); }
+void kvmclock_was_stopped(struct vm *vm) { all_write(vm, 0, GUEST_STOPPED); }
 
 void kvmclock_reset(struct vcpu *v)
 {
