@@ -134,7 +134,12 @@ void vcpu_reset(struct vcpu *v)
 	vcpu_load_state(v);
 }
 
-/* SDM "Processor State After Reset", column INIT: what it leaves alone is kept. */
+/* SDM "Processor State After Reset", column INIT: what it leaves alone. */
+#define KEPT_BY_INIT(X) \
+	X(xcr0) X(star) X(lstar) X(cstar) X(fmask) X(kernel_gs_base) X(pat) X(tsc_aux) X(tsc_adjust) X(misc_enable) \
+	X(mtrr_def_type) X(mtrr_fixed) X(mtrr_var) X(xsave) X(sipi_pending)
+#define KEEP(member) memcpy(&v->s.member, &old.member, sizeof(old.member));
+
 static void vcpu_init_reset(struct vcpu *v)
 {
 	struct vcpu_state old;
@@ -142,22 +147,8 @@ static void vcpu_init_reset(struct vcpu *v)
 	vcpu_sync_state(v);
 	old = v->s;
 	vcpu_reset(v);
-	v->s.xcr0 = old.xcr0;
-	v->s.tsc_aux = old.tsc_aux;
-	v->s.tsc_adjust = old.tsc_adjust;
-	v->s.misc_enable = old.misc_enable;
-	v->s.mtrr_def_type = old.mtrr_def_type;
-	v->s.pat = old.pat;
-	v->s.star = old.star;
-	v->s.lstar = old.lstar;
-	v->s.cstar = old.cstar;
-	v->s.fmask = old.fmask;
-	v->s.kernel_gs_base = old.kernel_gs_base;
+	KEPT_BY_INIT(KEEP)
 	v->s.cr0 = CR0_ET | (old.cr0 & (CR0_CD | CR0_NW));
-	memcpy(v->s.mtrr_fixed, old.mtrr_fixed, sizeof(old.mtrr_fixed));
-	memcpy(v->s.mtrr_var, old.mtrr_var, sizeof(old.mtrr_var));
-	memcpy(v->s.xsave, old.xsave, sizeof(old.xsave));
-	v->s.sipi_pending = old.sipi_pending;
 	v->s.activity = ACTIVITY_WAIT_SIPI;
 	lapic_init_reset(v->lapic);
 	vcpu_load_state(v);

@@ -17,13 +17,15 @@
 
 /* --- registers that the VMCS does not hold --- */
 
+#define LIVE_MSRS(X) \
+	X(star, MSR_IA32_STAR) X(lstar, MSR_IA32_LSTAR) X(cstar, MSR_IA32_CSTAR) X(fmask, MSR_IA32_FMASK) \
+	X(kernel_gs_base, MSR_IA32_KERNEL_GS_BASE)
+#define FROM_MSR(member, msr) v->s.member = rdmsr(msr);
+#define TO_MSR(member, msr) wrmsr(msr, v->s.member);
+
 static void live_save(struct vcpu *v)
 {
-	v->s.star = rdmsr(MSR_IA32_STAR);
-	v->s.lstar = rdmsr(MSR_IA32_LSTAR);
-	v->s.cstar = rdmsr(MSR_IA32_CSTAR);
-	v->s.fmask = rdmsr(MSR_IA32_FMASK);
-	v->s.kernel_gs_base = rdmsr(MSR_IA32_KERNEL_GS_BASE);
+	LIVE_MSRS(FROM_MSR)
 	if (vmx_config.proc2 & PROC2_RDTSCP)
 		v->s.tsc_aux = rdmsr(MSR_IA32_TSC_AUX);
 	v->s.cr2 = read_cr2();
@@ -36,11 +38,7 @@ static void live_save(struct vcpu *v)
 
 static void live_load(struct vcpu *v)
 {
-	wrmsr(MSR_IA32_STAR, v->s.star);
-	wrmsr(MSR_IA32_LSTAR, v->s.lstar);
-	wrmsr(MSR_IA32_CSTAR, v->s.cstar);
-	wrmsr(MSR_IA32_FMASK, v->s.fmask);
-	wrmsr(MSR_IA32_KERNEL_GS_BASE, v->s.kernel_gs_base);
+	LIVE_MSRS(TO_MSR)
 	if (vmx_config.proc2 & PROC2_RDTSCP)
 		wrmsr(MSR_IA32_TSC_AUX, v->s.tsc_aux);
 	write_cr2(v->s.cr2);
