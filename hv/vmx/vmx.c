@@ -16,18 +16,6 @@ static u8 *msr_bitmap;
 
 extern char vmx_exit[];
 
-/* SDM "VMX Capability Reporting Facility": low half of cap = bits that must be 1, high half = bits that may be 1. */
-static int negotiate(u64 cap, const char *what, u64 need, u64 want, u32 *out, struct error *e)
-{
-	u32 must = (u32)cap, may = (u32)(cap >> 32);
-
-	if (need & ~(u64)may)
-		return error_set(e, E_UNSUPPORTED, "VMX %s controls: this CPU lacks bits %#lx that Godwit needs", what,
-				 (unsigned long)(need & ~(u64)may));
-	*out = must | (u32)need | ((u32)want & may);
-	return 0;
-}
-
 static void open_msr(u8 *map, u32 msr, bool read, bool write)
 {
 	u32 base = 0;
@@ -57,24 +45,27 @@ int vmx_init(bool apicv, struct error *e)
 	const struct host_caps *host = host_caps();
 	const struct vmx_caps *caps = &host->vmx;
 	struct vmx_config *c = &vmx_config;
-	int rc;
+	const struct { u64 cap; const char *what; u64 need, want; u32 *out; } controls[] = {
+		{ caps->pin, "pin-based", PIN_EXT_INT | PIN_NMI | PIN_PREEMPTION_TIMER | PIN_VIRTUAL_NMI, 0, &c->pin },
+		{ caps->proc, "processor-based",
+		  PROC_TSC_OFFSETTING | PROC_HLT | PROC_MWAIT | PROC_RDPMC | PROC_CR8_LOAD | PROC_CR8_STORE | PROC_UNCOND_IO |
+		  PROC_MSR_BITMAP | PROC_MONITOR | PROC_SECONDARY, 0, &c->proc },
+		{ caps->proc2, "secondary", PROC2_EPT | PROC2_UNRESTRICTED | PROC2_WBINVD,
+		  PROC2_RDTSCP | (host->vpid ? PROC2_VPID : 0) | PROC2_INVPCID | PROC2_PAUSE_LOOP | PROC2_TSC_SCALING, &c->proc2 },
+		{ caps->exit, "exit", EXIT_SAVE_DEBUG | EXIT_HOST_64 | EXIT_ACK_INT | EXIT_SAVE_PAT | EXIT_LOAD_PAT | EXIT_SAVE_EFER |
+		  EXIT_LOAD_EFER, 0, &c->exit },
+		{ caps->entry, "entry", ENTRY_LOAD_DEBUG | ENTRY_LOAD_PAT | ENTRY_LOAD_EFER, 0, &c->entry },
+	};
 
-	rc = negotiate(caps->pin, "pin-based", PIN_EXT_INT | PIN_NMI | PIN_PREEMPTION_TIMER | PIN_VIRTUAL_NMI, 0, &c->pin, e);
-	if (!rc)
-		rc = negotiate(caps->proc, "processor-based",
-			       PROC_TSC_OFFSETTING | PROC_HLT | PROC_MWAIT | PROC_RDPMC | PROC_CR8_LOAD | PROC_CR8_STORE |
-			       PROC_UNCOND_IO | PROC_MSR_BITMAP | PROC_MONITOR | PROC_SECONDARY, 0, &c->proc, e);
-	if (!rc)
-		rc = negotiate(caps->proc2, "secondary", PROC2_EPT | PROC2_UNRESTRICTED | PROC2_WBINVD,
-			       PROC2_RDTSCP | (host->vpid ? PROC2_VPID : 0) | PROC2_INVPCID | PROC2_PAUSE_LOOP | PROC2_TSC_SCALING,
-			       &c->proc2, e);
-	if (!rc)
-		rc = negotiate(caps->exit, "exit", EXIT_SAVE_DEBUG | EXIT_HOST_64 | EXIT_ACK_INT | EXIT_SAVE_PAT | EXIT_LOAD_PAT |
-			       EXIT_SAVE_EFER | EXIT_LOAD_EFER, 0, &c->exit, e);
-	if (!rc)
-		rc = negotiate(caps->entry, "entry", ENTRY_LOAD_DEBUG | ENTRY_LOAD_PAT | ENTRY_LOAD_EFER, 0, &c->entry, e);
-	if (rc)
-		return rc;
+	/* SDM "VMX Capability Reporting Facility": low half of cap = bits that must be 1, high half = bits that may be 1. */
+	for (unsigned i = 0; i < ARRAY_SIZE(controls); i++) {
+		u64 need = controls[i].need, must = (u32)controls[i].cap, may = controls[i].cap >> 32;
+
+		if (need & ~may)
+			return error_set(e, E_UNSUPPORTED, "VMX %s controls: this CPU lacks bits %#lx that Godwit needs", controls[i].what,
+					 (unsigned long)(need & ~may));
+		*controls[i].out = (u32)(must | need | (controls[i].want & may));
+	}
 	c->revision = (u32)caps->basic & 0x7fffffff;
 	c->preemption_shift = host->preemption_timer_shift;
 	c->tsc_scaling = host->tsc_scaling;
