@@ -4,6 +4,7 @@
 #include "hv/arch/x86.h"
 #include "hv/lib/clock.h"
 #include "hv/lib/log.h"
+#include "hv/mm/ept.h"
 #include "hv/mm/frame.h"
 #include "hv/vm/sched.h"
 #include "hv/vm/vcpu.h"
@@ -156,4 +157,23 @@ __attribute__((weak)) bool entropy_raw(u64 *out)
 
 	*out = ++n * 0x9e3779b97f4a7c15ull;
 	return true;
+}
+
+/* SDM "EPT Translation Mechanism". */
+hpa_t ept_lookup(const struct ept *e, gpa_t at)
+{
+	const u64 *t = e->root;
+
+	for (int shift = 39; shift >= 12; shift -= 9) {
+		u64 entry = t[at.v >> shift & 511], frame = entry & 0x000ffffffffff000ull;
+
+		if (!(entry & 7))
+			return hpa(0);
+		if (shift == 12)
+			return hpa(frame);
+		if (shift == 21 && (entry & BIT(7)))
+			return hpa((frame & ~(PAGE_2M - 1)) + (at.v & (PAGE_2M - 1) & ~(PAGE_SIZE - 1)));
+		t = hpa_ptr(hpa(frame));
+	}
+	return hpa(0);
 }

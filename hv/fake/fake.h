@@ -14,6 +14,9 @@ extern s64 fake_wall_shift_us;
 void fake_memory(u64 bytes);
 /* What boot_info_get() returns; tests put image files there. */
 extern struct boot_info fake_boot_info;
+/* What the EPT has at a guest-physical address (4 KiB granularity), or {0}. */
+struct ept;
+hpa_t ept_lookup(const struct ept *e, gpa_t at);
 /* Counts INVEPTs, to see that dirty logging asks for them. */
 extern u64 fake_invepts;
 /* What sched_others_wait() says. */

@@ -221,21 +221,3 @@ u64 ept_pointer(const struct ept *e)
 {
 	return ptr_hpa(e->root).v | EPTP_WB | EPTP_WALK4 | EPTP_AD;
 }
-
-hpa_t ept_lookup(const struct ept *e, gpa_t at)
-{
-	const u64 *t = e->root;
-
-	for (int shift = 39; shift >= 12; shift -= 9) {
-		u64 entry = t[at.v >> shift & 511];
-
-		if (!(entry & EPT_RWX))
-			return hpa(0);
-		if (shift == 12)
-			return hpa(entry & EPT_ADDR);
-		if (shift == 21 && (entry & EPT_LARGE))
-			return hpa((entry & EPT_ADDR & ~(PAGE_2M - 1)) + (at.v & (PAGE_2M - 1) & ~(PAGE_SIZE - 1)));
-		t = table_of(entry);
-	}
-	return hpa(0);
-}

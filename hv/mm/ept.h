@@ -28,5 +28,3 @@ void ept_join_all(struct ept *e);
 u64 ept_harvest_dirty(struct ept *e, u64 *bitmap);
 /* EPTP value for the VMCS. */
 u64 ept_pointer(const struct ept *e);
-/* Frame mapped at gpa (4 KiB granularity), or {0}. */
-hpa_t ept_lookup(const struct ept *e, gpa_t at);
