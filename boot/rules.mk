@@ -4,7 +4,7 @@
 GNUEFI := $(DEPS)/gnu-efi
 BOOT_CFLAGS = $(HV_CFLAGS) -isystem $(GNUEFI)/inc -isystem $(GNUEFI)/inc/x86_64 -DGNU_EFI_USE_MS_ABI
 INIH_CFLAGS := -I$(DEPS)/inih
-BOOT_BASE_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out %_test.c boot/selftest.c,$(wildcard boot/*.c)))
+BOOT_BASE_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out %_test.c,$(wildcard boot/*.c)))
 BOOT_OBJS := $(BOOT_BASE_OBJS) $(BUILD)/obj/gnuefi/crt0.o $(BUILD)/obj/gnuefi/reloc.o
 
 $(BUILD)/obj/boot/%.o: boot/%.c
@@ -36,10 +36,4 @@ endef
 .PHONY: godwit.efi
 godwit.efi: $(BUILD)/godwit.efi
 $(BUILD)/godwit.efi: $(OBJS) linker.ld
-	$(EFI_LINK)
-
-# The firmware phase and the machine layer alone, with a self-test in place of hv/main.c: make build/selftest.efi.
-SELFTEST_OBJS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out %_test.c,$(CONFIG_SRCS) hv/keep.c hv/mm/frame.c boot/selftest.c \
-	$(wildcard hv/lib/*.c hv/arch/*.c drivers/uart/*.c))) $(patsubst %.S,$(BUILD)/obj/%.o,$(wildcard hv/arch/*.S))
-$(BUILD)/selftest.efi: $(SELFTEST_OBJS) $(BOOT_OBJS) linker.ld
 	$(EFI_LINK)

@@ -120,12 +120,6 @@ static void read_fadt(const struct sdt *t)
 	if (get(t, 91, 1) == 4)
 		facts.pm_timer_port = get(t, 76, 4);
 	facts.pm_timer_32bit = flags & BIT(8); /* TMR_VAL_EXT */
-	if (t->length >= 129 && flags & BIT(10)) { /* RESET_REG_SUP */
-		facts.have_reset = true;
-		facts.reset_space = get(t, 116, 1);
-		facts.reset_address = get(t, 120, 8);
-		facts.reset_value = get(t, 128, 1);
-	}
 	if (t->length >= 148)
 		dsdt = get(t, 140, 8);
 	d = table_at(dsdt ? dsdt : get(t, 40, 4), "DSDT");

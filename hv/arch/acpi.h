@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The few facts that are taken from ACPI tables: PM timer, power-off, reset, interrupt controllers, CPUs. */
+/* The few facts that are taken from ACPI tables: PM timer, power-off, interrupt controllers, CPUs. */
 #pragma once
 #include "hv/lib/err.h"
 
@@ -14,10 +14,6 @@ struct acpi_facts {
 	u8 acpi_enable;
 	bool have_s5;
 	u8 s5_typ_a, s5_typ_b;   /* SLP_TYP values of \_S5 */
-	bool have_reset;
-	u8 reset_space;          /* 0 memory, 1 I/O, 2 PCI configuration */
-	u64 reset_address;
-	u8 reset_value;
 	u32 n_cpus;              /* enabled local APICs in the MADT, at least 1 */
 	u32 apic_id[ACPI_MAX_CPUS]; /* of the first of these */
 	u32 n_ioapics;

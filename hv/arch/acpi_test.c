@@ -52,9 +52,6 @@ static int build(void **state)
 	put(fadt, 76, 0x608, 4);
 	put(fadt, 91, 4, 1);
 	put(fadt, 112, BIT(8) | BIT(10), 4);
-	put(fadt, 116, 1, 1);
-	put(fadt, 120, 0xcf9, 8);
-	put(fadt, 128, 6, 1);
 	put(fadt, 140, (uintptr_t)dsdt, 8);
 	seal(fadt, 244, 9);
 	madt = table("APIC", 44 + 8 + 8 + 12 + 16 + 12);
@@ -111,10 +108,6 @@ static void test_good(void **state)
 	assert_true(a->have_s5);
 	assert_int_equal(a->s5_typ_a, 5);
 	assert_int_equal(a->s5_typ_b, 1);
-	assert_true(a->have_reset);
-	assert_int_equal(a->reset_space, 1);
-	assert_int_equal(a->reset_address, 0xcf9);
-	assert_int_equal(a->reset_value, 6);
 	assert_int_equal(a->n_cpus, 2);
 	assert_int_equal(a->n_ioapics, 1);
 	assert_int_equal(a->ioapic[0], 0xfec00000);

@@ -87,7 +87,5 @@ void cpu_machine_check(void);
 void cpu_nmi(void);
 /* ACPI S5; then the emulators' own ways; halts if all fail. */
 __noreturn void machine_poweroff(void);
-/* FADT reset register, port CF9h, keyboard controller, triple fault. */
-__noreturn void machine_reset(void);
 /* Stops this CPU for good (interrupts off, HLT). */
 __noreturn void cpu_stop(void);

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Switching the machine off and restarting it. */
+/* Switching the machine off. */
 #include "hv/arch/acpi.h"
 #include "hv/arch/cpu.h"
-#include "hv/arch/paging.h"
 #include "hv/arch/x86.h"
 #include "hv/lib/log.h"
 
@@ -41,31 +40,5 @@ void machine_poweroff(void)
 	wait_ms(10);
 	log_err("cpu", "the machine does not switch off; it is safe to do so by hand");
 	log_flush();
-	cpu_stop();
-}
-
-void machine_reset(void)
-{
-	static const struct desc_ptr none;
-	const struct acpi_facts *a = acpi_facts();
-
-	log_info("cpu", "reset");
-	log_flush();
-	if (a->have_reset && a->reset_space == 1) {
-		outb(a->reset_address, a->reset_value);
-		wait_ms(50);
-	} else if (a->have_reset && a->reset_space == 0 && !paging_map_mmio(hpa(a->reset_address), 1)) {
-		mmio_write8((void *)(uintptr_t)a->reset_address, a->reset_value);
-		wait_ms(50);
-	}
-	outb(0xcf9, 0x02);
-	outb(0xcf9, 0x06);
-	wait_ms(50);
-	for (u32 i = 0; i < 100 && inb(0x64) & 2; i++)
-		wait_ms(1);
-	outb(0x64, 0xfe);
-	wait_ms(50);
-	lidt(&none); /* triple fault */
-	__asm__ volatile("ud2");
 	cpu_stop();
 }

@@ -26,7 +26,6 @@ struct cpu {
 	struct tss tss;
 	u64 tcb[64] __attribute__((aligned(64))); /* the C library's thread block: self pointer first, errno inside */
 	u64 stack_low, stack_top; /* main stack; top: HOST_RSP */
-	u64 nmi_count;          /* NMIs taken in root operation */
 	bool started;
 	bool idle;              /* in cpu_sleep(), or about to be: an IPI wakes it */
 	void *vmxon;            /* VMXON region */

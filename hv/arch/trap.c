@@ -70,7 +70,6 @@ void trap_handle(struct trap_frame *f)
 
 	if (f->vector == VEC_NMI) {
 		/* A kick, or a stray NMI; nothing may be logged here. */
-		this_cpu()->nmi_count++;
 		if (cpu_stopping)
 			cpu_stop();
 		/* It came after the last look at what is pending: the entry that follows must end at once. */

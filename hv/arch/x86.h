@@ -133,19 +133,8 @@ static inline void wrmsr(u32 msr, u64 val)
 	__asm__ volatile("wrmsr" : : "c"(msr), "a"((u32)val), "d"((u32)(val >> 32)) : "memory");
 }
 
-/* An instruction at 1b that takes #GP continues at 3f instead; see cpu_fixup(). */
+/* An instruction at 1b that takes #GP continues at 3f instead; see trap_handle(). */
 #define EX_FIXUP ".pushsection .ex_table,\"a\"\n.long 1b - ., 3b - .\n.popsection\n"
-
-/* 0, or -E_UNSUPPORTED where RDMSR takes #GP (*val is then 0). */
-static inline int __must_check rdmsr_safe(u32 msr, u64 *val)
-{
-	u32 lo = 0, hi = 0;
-	int bad;
-	__asm__ volatile("mov $1, %2\n1: rdmsr\nxor %2, %2\n3:\n" EX_FIXUP
-		: "+a"(lo), "+d"(hi), "=&r"(bad) : "c"(msr) : "cc");
-	*val = bad ? 0 : (u64)hi << 32 | lo;
-	return bad ? -E_UNSUPPORTED : 0;
-}
 
 /* 0, or -E_UNSUPPORTED where WRMSR takes #GP. */
 static inline int __must_check wrmsr_safe(u32 msr, u64 val)
@@ -156,25 +145,9 @@ static inline int __must_check wrmsr_safe(u32 msr, u64 val)
 	return bad ? -E_UNSUPPORTED : 0;
 }
 
-static inline u64 xgetbv(u32 xcr)
-{
-	u32 lo, hi;
-	__asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(xcr));
-	return (u64)hi << 32 | lo;
-}
-
 static inline void xsetbv(u32 xcr, u64 val)
 {
 	__asm__ volatile("xsetbv" : : "c"(xcr), "a"((u32)val), "d"((u32)(val >> 32)) : "memory");
-}
-
-/* 0, or -E_INVAL where XSETBV takes #GP (for XSETBV exits: the CPU itself judges the guest's value). */
-static inline int __must_check xsetbv_safe(u32 xcr, u64 val)
-{
-	int bad;
-	__asm__ volatile("mov $1, %0\n1: xsetbv\nxor %0, %0\n3:\n" EX_FIXUP
-		: "=&r"(bad) : "c"(xcr), "a"((u32)val), "d"((u32)(val >> 32)) : "cc", "memory");
-	return bad ? -E_INVAL : 0;
 }
 
 struct cpuid_regs { u32 eax, ebx, ecx, edx; };
@@ -248,5 +221,4 @@ static inline u32 inl(u16 port) { u32 v; __asm__ volatile("inl %1, %0" : "=a"(v)
 /* --- Memory-mapped registers: exactly one access of that width --- */
 static inline u32 mmio_read32(const volatile void *p) { return *(const volatile u32 *)p; }
 static inline void mmio_write32(volatile void *p, u32 v) { *(volatile u32 *)p = v; }
-static inline void mmio_write8(volatile void *p, u8 v) { *(volatile u8 *)p = v; }
 static inline void mem_barrier(void) { __asm__ volatile("mfence" : : : "memory"); }

@@ -10,7 +10,7 @@ struct vcpu;
 struct cpu {
 	struct cpu *self;
 	u32 id, apic_id;
-	u64 stack_low, stack_top, nmi_count;
+	u64 stack_low, stack_top;
 	bool started, idle;
 	void *vmxon;
 	struct vcpu *current, *running, *fpu_owner;

@@ -3,7 +3,6 @@
 #pragma once
 #define rdmsr hw_rdmsr
 #define wrmsr hw_wrmsr
-#define rdmsr_safe hw_rdmsr_safe
 #define wrmsr_safe hw_wrmsr_safe
 #define xsetbv hw_xsetbv
 #define read_cr2 hw_read_cr2
@@ -21,7 +20,6 @@
 #include_next "hv/arch/x86.h"
 #undef rdmsr
 #undef wrmsr
-#undef rdmsr_safe
 #undef wrmsr_safe
 #undef xsetbv
 #undef read_cr2
