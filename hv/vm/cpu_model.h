@@ -9,8 +9,6 @@ struct cpu_features { u32 word[CPU_WORDS]; };
 struct cpu_word_place { u32 leaf, sub; u8 reg; }; /* reg: 0 eax 1 ebx 2 ecx 3 edx */
 extern const struct cpu_word_place cpu_word_places[CPU_WORDS];
 
-#define CPU_SPEC_BYTES 128 /* of "x86-64-v3,+aes,-avx2", with its NUL */
-
 struct cpu_model {
 	bool host;                 /* all that the host has and Godwit knows, but remove */
 	struct cpu_features set;   /* host: what it must have; otherwise all that is shown */

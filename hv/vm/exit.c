@@ -24,7 +24,6 @@ enum {
 	X_SEAMCALL = 76, X_TDCALL = 77,
 };
 #define X_REASON_MASK 0xffffu
-#define X_ENTRY_FAILURE BIT(31)
 #define KVM_ENOSYS 1000
 
 /* What the exit says, and v's copies of RIP, RSP, RFLAGS; an event whose delivery was cut short is queued again. */

@@ -7,7 +7,6 @@
 #define PTE_W BIT(1)
 #define PTE_U BIT(2)
 #define PTE_PS BIT(7)
-#define PTE_NX BIT(63)
 #define PTE_ADDR 0x000ffffffffff000ull
 
 void paging_get(struct paging *p)

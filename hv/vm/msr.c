@@ -86,19 +86,12 @@ static int zero_fn(struct vcpu *v, u32 msr, bool write, u64 *val)
 	return 0;
 }
 
-static int feature_control_fn(struct vcpu *v, u32 msr, bool write, u64 *val)
-{
-	if (write)
-		return -E_INVAL; /* locked */
-	*val = FEATURE_CONTROL_LOCK;
-	return 0;
-}
-
-static int mtrrcap_fn(struct vcpu *v, u32 msr, bool write, u64 *val)
+/* Read-only. */
+static int constant_fn(struct vcpu *v, u32 msr, bool write, u64 *val)
 {
 	if (write)
 		return -E_INVAL;
-	*val = MTRRCAP;
+	*val = msr == MSR_IA32_MTRRCAP ? MTRRCAP : FEATURE_CONTROL_LOCK;
 	return 0;
 }
 
@@ -149,10 +142,10 @@ static const struct msr_policy {
 	{ MSR_IA32_TIME_STAMP_COUNTER, MSR_IA32_TIME_STAMP_COUNTER, tsc_fn, true, false },
 	{ MSR_IA32_PLATFORM_ID, MSR_IA32_PLATFORM_ID, zero_fn },
 	{ MSR_IA32_APIC_BASE, MSR_IA32_APIC_BASE, lapic_fn },
-	{ MSR_IA32_FEATURE_CONTROL, MSR_IA32_FEATURE_CONTROL, feature_control_fn },
+	{ MSR_IA32_FEATURE_CONTROL, MSR_IA32_FEATURE_CONTROL, constant_fn },
 	{ MSR_IA32_TSC_ADJUST, MSR_IA32_TSC_ADJUST, tsc_adjust_fn },
 	{ MSR_IA32_BIOS_SIGN_ID, MSR_IA32_BIOS_SIGN_ID, zero_fn },
-	{ MSR_IA32_MTRRCAP, MSR_IA32_MTRRCAP, mtrrcap_fn },
+	{ MSR_IA32_MTRRCAP, MSR_IA32_MTRRCAP, constant_fn },
 	{ MSR_IA32_SYSENTER_CS, MSR_IA32_SYSENTER_EIP, NULL, true, true },
 	{ MSR_IA32_MCG_CAP, MSR_IA32_MCG_STATUS, zero_fn },
 	{ MSR_IA32_MISC_ENABLE, MSR_IA32_MISC_ENABLE, misc_enable_fn },
