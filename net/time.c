@@ -16,7 +16,7 @@
 #define BACK_OFF 6u                 /* without them, that doubles from the second time on: to 64 s */
 #define ANSWER_US 1500000ull        /* a later answer is none */
 #define MAX_POLL_US (3600 * 1000000ull)
-#define STEP_US 1000000             /* what is more than this off is not slewed */
+#define STEP_US 125000              /* what is more than this off is not slewed (RFC 5905 STEPT): that would take hours */
 #define SPIKE_US 1000ull            /* a round trip this much longer than usual (and half as long again) says little */
 #define LEARN_US (30 * 1000000ull)  /* a shorter time says nothing about the rate */
 #define LOST_US 250000ull           /* nobody vouches any more for a clock that may be this much off */

@@ -322,6 +322,11 @@ static void first_a_step_then_slews(void **state)
 	run(70);
 	assert_non_null(strstr(fake_log, "clock stepped by 3600.0"));
 	assert_true(llabs(error_us() - 3600000000ll) < 5000);
+	/* 200 ms, too: to slew that would take seven minutes, in which nobody could vouch for the clock. */
+	servers[0].offset += 200000;
+	run(70);
+	assert_non_null(strstr(fake_log, "clock stepped by 0.2"));
+	assert_true(llabs(error_us() - 3600200000ll) < 5000 && wall_synced());
 }
 
 static void the_rate_is_learned_and_held(void **state)

@@ -46,11 +46,15 @@ def host_time(run):
         def clock():
             return json.loads(op.godwit("time", "a", "--json").stdout)[0]["time"]
 
-        got = until(lambda: (t := clock())["servers"][0]["reach"] >= 7 and t, 40, "three answers")
+        def right():
+            got = clock()
+            # The emulator's clock runs at the pace of this machine's, but not to the microsecond; a busy one's falls behind.
+            error = got["wall-us"] / 1e6 - time.time()
+            return got["servers"][0]["reach"] >= 7 and got["dispersion-us"] < 50000 and abs(error) < 0.5 and got
+
+        got = until(right, 60, "three answers, and a clock that is right")
         assert got["state"] == "synchronized" and got["synchronized"] and got["stratum"] == 4, got
-        assert got["dispersion-us"] < 50000 and abs(got["offset-us"]) < 2000000, got
-        # The emulator's clock runs at the pace of this machine's, but not to the microsecond.
-        assert abs(got["wall-us"] / 1e6 - time.time()) < 0.5, (got["wall-us"] / 1e6, time.time())
+        assert abs(got["offset-us"]) < 2000000, got
         assert got["servers"][1]["state"] == "unreachable", got
         text = op.godwit("time").stdout
         assert "synchronized, source" in text and "it does not answer" in text, text

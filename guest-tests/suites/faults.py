@@ -257,6 +257,8 @@ def link_stalled_in_each_phase(run):
             pair.migrate(name, "b", uri)
         except QmpError as e:
             assert "already has 4 connections" in e.desc, e
+            if side:
+                middles.pop(name).close()
             return False
         if rule:
             rule.wait()

@@ -123,6 +123,7 @@ class _Server:
             threading.Thread(target=self.serve, args=(raw,), daemon=True).start()
 
     def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
         self.listener.close()
 
 
