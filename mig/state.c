@@ -201,7 +201,7 @@ int state_load(struct vm *vm, const void *buf, size_t len, struct error *e)
 	if (rc)
 		return rc;
 	for (unsigned i = 0; vm_mig_instance(vm, i, &inst); i++)
-		if (!(loaded & BIT(i)) && !inst.type->absent_ok)
+		if (!(loaded & BIT(i)))
 			return error_set(e, E_PROTO, "state %s.%u is missing", inst.type->name, inst.instance);
 	/* Last, and in the order of the phases: a device may look at those before it. */
 	for (unsigned i = 0; vm_mig_instance(vm, i, &inst); i++) {

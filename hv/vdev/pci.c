@@ -397,7 +397,7 @@ static const struct mig_field pci_fields[] = {
 
 const struct vdev_type pci_type = {
 	.mig = {
-		.name = "pci", .version = 1, .min_version = 1, .phase = MIG_PHASE_DEVICE, .absent_ok = true,
+		.name = "pci", .version = 1, .min_version = 1, .phase = MIG_PHASE_DEVICE,
 		MIG_STATE(struct pci_state, pci_fields), .post_load = pci_post_load,
 	},
 	.size = sizeof(struct pci), .state_offset = offsetof(struct pci, s),

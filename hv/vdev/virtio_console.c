@@ -132,7 +132,7 @@ static const struct mig_field virtio_console_fields[] = {
 const struct virtio_type virtio_console_type = {
 	.vdev = {
 		.mig = {
-			.name = "virtio-console", .version = 1, .min_version = 1, .phase = MIG_PHASE_DEVICE, .absent_ok = true,
+			.name = "virtio-console", .version = 1, .min_version = 1, .phase = MIG_PHASE_DEVICE,
 			MIG_STATE(struct virtio_console_state, virtio_console_fields), .post_load = virtio_console_post_load,
 		},
 		.size = sizeof(struct virtio_console), .state_offset = offsetof(struct virtio_console, s),

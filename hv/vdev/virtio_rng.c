@@ -85,7 +85,7 @@ static const struct mig_field virtio_rng_fields[] = {
 const struct virtio_type virtio_rng_type = {
 	.vdev = {
 		.mig = {
-			.name = "virtio-rng", .version = 1, .min_version = 1, .phase = MIG_PHASE_DEVICE, .absent_ok = true,
+			.name = "virtio-rng", .version = 1, .min_version = 1, .phase = MIG_PHASE_DEVICE,
 			MIG_STATE(struct virtio_rng_state, virtio_rng_fields), .post_load = virtio_rng_post_load,
 		},
 		.size = sizeof(struct virtio_rng), .state_offset = offsetof(struct virtio_rng, s),

@@ -143,7 +143,7 @@ static const struct mig_field kvmclock_fields[] = {
 
 /* No value is impossible: an address that is no memory is not written to. */
 const struct mig_type kvmclock_type = {
-	.name = "kvmclock", .version = 1, .min_version = 1, .phase = MIG_PHASE_CLOCK, .absent_ok = true,
+	.name = "kvmclock", .version = 1, .min_version = 1, .phase = MIG_PHASE_CLOCK,
 	MIG_STATE(struct kvmclock_state, kvmclock_fields),
 };
 MIG_REGISTER(kvmclock_type);

@@ -21,7 +21,6 @@ struct mig_type {
 	u16 version, min_version; /* written; oldest that loads */
 	u16 phase;               /* enum mig_phase */
 	u16 n_fields;
-	bool absent_ok;          /* a stream without it is from before it existed: its state is as after a reset */
 	u32 state_size;
 	const struct mig_field *fields;
 	/* After all fields of all instances are loaded, by phase: checks every range (the stream is hostile) and rebuilds
