@@ -356,8 +356,8 @@ static void lap_irq(struct regs *r)
 	(void)r;
 	l->last = rdtsc();
 	l->hits++;
-	/* The nth is not there before n periods are over; those that are late may merge. */
-	if (l->period && l->last + l->period * percent / 100 < l->start + l->hits * l->period)
+	/* The nth is not there before n periods are over, by the rate that was measured; those that are late may merge. */
+	if (l->period && l->last + l->hits * l->period * percent / 100 < l->start + l->hits * l->period)
 		came_early(l, l->start + l->hits * l->period - l->last);
 	apic_eoi();
 }
