@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The NBD client against a real server, over sockets: nbd_real IP PORT EXPORT SECONDS [CA CRT KEY]. Random requests, never two
- * at one place, checked against a model; at the end the whole disk is. tools/bench/nbd_test.py starts and kills the servers.
- * Says "up" when the disk is there. Exit code 0: all right, 1: not, 2: the disk did not come. */
+/* The NBD client against a real server, over sockets: nbd_real IP PORT EXPORT SECONDS [CA CRT KEY]. Random requests for so long,
+ * or until SIGTERM, never two at one place, checked against a model; at the end the whole disk is. Says "up" each time that the
+ * disk is there. tools/bench/nbd_test.py starts and kills the servers. Exit code 0: all right, 1: not, 2: the disk never came. */
 #include "net/nbd_client.h"
 #include "net/net_fake.h"
 #include "net/tls.h"
@@ -12,6 +12,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -162,14 +163,26 @@ static const struct blk_front front = { f_copy, f_done };
 
 static void f_wake(struct blk_backend *b) { }
 
+static volatile sig_atomic_t enough;
+static bool up;
+
+static void on_term(int number) { enough = 1; }
+
 static void turn(void)
 {
 	struct timespec now, nap = { 0, 20000 };
+	struct error e = { 0 };
+	bool was_up = up;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	fake_now = (u64)now.tv_sec * SECOND + (u64)now.tv_nsec / 1000;
 	if (!disk->ops->poll(disk))
 		nanosleep(&nap, NULL);
+	up = disk->ops->ready(disk, &e) == 1;
+	if (up && !was_up) {
+		printf("up %llu bytes features %#x\n", (unsigned long long)disk->info.bytes, disk->info.features);
+		fflush(stdout);
+	}
 }
 
 static bool clash(u64 at, u32 len)
@@ -240,22 +253,21 @@ int main(int argc, char **argv)
 	disk = nbd_client_open(&env, &cfg, &e);
 	disk->front = &front;
 	disk->wake = f_wake;
+	signal(SIGTERM, on_term);
 	turn();
-	for (end = fake_now + 8 * SECOND; disk->ops->ready(disk, &e) != 1; turn()) {
+	for (end = fake_now + 20 * SECOND; disk->ops->ready(disk, &e) != 1; turn()) {
 		if (fake_now >= end || (e.code != E_IO && e.code != E_BUSY && e.code != E_TIMEOUT)) {
 			fprintf(stderr, "nbd_real: not up: %s\n", e.text);
 			return 2;
 		}
 		e.code = 0;
 	}
-	printf("up %llu bytes features %#x\n", (unsigned long long)disk->info.bytes, disk->info.features);
-	fflush(stdout);
 	whole = disk->info.bytes - BLOCK; /* see submit() */
 	model = calloc(1, whole);
 	srand((unsigned)getpid());
 	for (unsigned i = 0; i < DEPTH; i++)
 		ios[i].data = malloc(BLK_MAX_BYTES);
-	for (end = fake_now + (u64)atoi(argv[4]) * SECOND; fake_now < end; turn())
+	for (end = fake_now + (u64)atoi(argv[4]) * SECOND; fake_now < end && !enough; turn())
 		for (unsigned i = 0; i < DEPTH; i++)
 			if (!ios[i].pending)
 				submit(&ios[i]);
@@ -271,7 +283,7 @@ int main(int argc, char **argv)
 				fail("requests are not answered");
 	}
 	/* As before a move. */
-	for (end = fake_now + 5 * SECOND; !disk->ops->drain(disk); turn())
+	for (end = fake_now + 20 * SECOND; !disk->ops->drain(disk); turn())
 		if (fake_now > end)
 			fail("it does not drain");
 	printf("ok %llu requests, %llu flushes, %u connections\n", (unsigned long long)requests, (unsigned long long)flushes,

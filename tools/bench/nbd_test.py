@@ -72,13 +72,17 @@ class NbdTest(unittest.TestCase):
     def test_killed_and_restarted(self):
         def check(kind, tls):
             server = self.serve(kind, tls=tls)
-            client = self.client(server, tls=tls and self.identity, seconds=SECONDS + 2)
+            client = self.client(server, tls=tls and self.identity, seconds=3600)
+            self.addCleanup(client.kill)
             self.assertIn("up", client.stdout.readline())
             for _ in range(3):
                 time.sleep(0.5)
                 server.kill()
                 time.sleep(0.2)
                 server.start()
+                self.assertIn("up", client.stdout.readline())
+            time.sleep(SECONDS / 2)
+            client.terminate()
             self.end(client, 4)
 
         self.side_by_side(check, *((kind, tls) for kind in servers.KINDS for tls in (None, self.pki)))
