@@ -81,7 +81,7 @@ static const struct { enum word word; u64 bits; const char *what; } needs[] = {
 	NEED(PIN, BIT(6), "VMX-preemption timer"),
 	NEED(PIN, BIT(0) | BIT(3), "external-interrupt and NMI exiting"),
 	NEED(PROC, BIT(28), "MSR bitmaps"),
-	NEED(PROC, BIT(25), "I/O bitmaps"),
+	NEED(PROC, BIT(24), "unconditional I/O exiting"),
 	NEED(EXIT, BIT(9), "64-bit host"),
 	NEED(ENTRY, BIT(9), "64-bit guest"),
 	NEED(EXIT, BIT(20) | BIT(21), "saving and loading IA32_EFER at VM exit"),

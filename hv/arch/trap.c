@@ -91,9 +91,8 @@ void trap_handle(struct trap_frame *f)
 			return;
 		}
 	}
-	if (dying)
-		cpu_stop(); /* the report itself faulted */
-	dying = true;
+	if (__atomic_test_and_set(&dying, __ATOMIC_SEQ_CST))
+		cpu_stop(); /* the report itself faulted, or another CPU reports */
 	cpu_stop_others();
 	dump(f);
 	log_flush();
