@@ -3,6 +3,7 @@
 #include "boot/boot.h"
 #include "hv/arch/cpu.h"
 #include "hv/arch/x86.h"
+#include "hv/lib/wall.h"
 
 #include <string.h>
 
@@ -12,15 +13,6 @@ static struct boot_info boot_info;
 static u64 firmware_fs;
 
 EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *st);
-
-/* Days since 1970-01-01 of a Gregorian date. */
-static u64 days_from_date(u32 year, u32 month, u32 day)
-{
-	/* Counting from March puts the leap day at the end of the year. */
-	u32 y = month <= 2 ? year - 1 : year, m = month <= 2 ? month + 9 : month - 3;
-
-	return 365ull * y + y / 4 - y / 100 + y / 400 + (m * 153 + 2) / 5 + day - 1 - 719468;
-}
 
 static void read_clock(struct boot_info *bi)
 {
@@ -33,7 +25,7 @@ static void read_clock(struct boot_info *bi)
 		return;
 	}
 	bi->tsc_at_wall = rdtsc();
-	bi->wall_seconds = days_from_date(t.Year, t.Month, t.Day) * 86400 + t.Hour * 3600 + t.Minute * 60 + t.Second;
+	bi->wall_seconds = (wall_days(t.Year, t.Month, t.Day) - WALL_EPOCH_DAYS) * 86400 + t.Hour * 3600 + t.Minute * 60 + t.Second;
 	/* UEFI, "GetTime()": local time = UTC - TimeZone (minutes); 2047 = unspecified, taken as UTC. */
 	if (t.TimeZone != 2047)
 		bi->wall_seconds += t.TimeZone * 60;

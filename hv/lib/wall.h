@@ -1,10 +1,20 @@
 /* SPDX-License-Identifier: MIT */
-/* Arithmetic of the wall clock: UTC as a function of the monotonic clock, with what time servers taught us worked in. */
+/* Arithmetic of the wall clock: UTC as a function of the monotonic clock, with what time servers taught us worked in; dates. */
 #pragma once
 #include "hv/lib/types.h"
 
 #define WALL_SLEW_PPM 500 /* as NTP's daemons do: no program notices */
 #define WALL_RATE_MAX_PPB 500000
+#define WALL_EPOCH_DAYS 719528ull /* wall_days(1970, 1, 1) */
+
+/* Days from 0000-01-01 to a date (proleptic Gregorian): month 1...12, day 1...31. */
+static inline u64 wall_days(u64 year, u64 month, u64 day)
+{
+	/* Counting from March puts the leap day at the end of the year; 400 years more keep January of year 0 positive. */
+	u64 y = year + 400 - (month <= 2), m = (month + 9) % 12;
+
+	return 365 * y + y / 4 - y / 100 + y / 400 + (m * 153 + 2) / 5 + day - 1 - 146037;
+}
 
 struct wall {
 	u64 base_us;  /* microseconds since 1970 UTC at at_us */

@@ -3,6 +3,7 @@
  * plus an offset; flags are worked out when somebody looks, timers run only for enabled interrupts. */
 #include "hv/vdev/devices.h"
 #include "hv/lib/clock.h"
+#include "hv/lib/wall.h"
 
 #define RTC_IRQ 8
 #define CMOS_BYTES 128
@@ -30,7 +31,6 @@ enum { RTC_SECONDS, RTC_SECONDS_ALARM, RTC_MINUTES, RTC_MINUTES_ALARM, RTC_HOURS
 #define SECOND_US 1000000ull
 #define UIP_US (244 + 1984) /* update cycle, and how long before it UIP warns */
 #define DAY_SECONDS 86400ull
-#define EPOCH_1970 62167219200ull /* seconds from 0000-01-01 to 1970-01-01, proleptic Gregorian */
 #define YEAR_10000 315569520000ull
 
 struct rtc_state {
@@ -75,15 +75,6 @@ static bool rtc_stopped(const struct rtc *r)
 
 /* --- Calendar --- */
 
-static u64 rtc_days(u64 y, u64 m, u64 d)
-{
-	static const u16 before[12] = { 0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334 };
-	u64 past = y ? y - 1 : 0, days = y * 365 + before[m - 1] + d - 1;
-
-	days += y ? past / 4 - past / 100 + past / 400 + 1 : 0; /* leap days of the years before; year 0 has one */
-	return days + (m > 2 && y % 4 == 0 && (y % 100 || y % 400 == 0));
-}
-
 static u8 rtc_encode(const struct rtc *r, u64 v)
 {
 	return (u8)(r->s.cmos[RTC_B] & B_BINARY ? v : v / 10 << 4 | v % 10);
@@ -118,16 +109,16 @@ static void rtc_to_registers(struct rtc *r, u64 us)
 	u8 *c = r->s.cmos;
 
 	y = MIN(day / 365, 9999ul);
-	while (rtc_days(y, 1, 1) > day)
-		y -= MAX((rtc_days(y, 1, 1) - day) / 366, 1ul);
+	while (wall_days(y, 1, 1) > day)
+		y -= MAX((wall_days(y, 1, 1) - day) / 366, 1ul);
 	m = 12;
-	while (rtc_days(y, m, 1) > day)
+	while (wall_days(y, m, 1) > day)
 		m--;
 	c[RTC_SECONDS] = rtc_encode(r, tod % 60);
 	c[RTC_MINUTES] = rtc_encode(r, tod / 60 % 60);
 	c[RTC_HOURS] = rtc_encode_hour(r, tod / 3600);
 	c[RTC_WEEKDAY] = rtc_encode(r, (day + 6) % 7 + 1); /* 0000-01-01 was a Saturday; Sunday is 1 */
-	c[RTC_DAY] = rtc_encode(r, day - rtc_days(y, m, 1) + 1);
+	c[RTC_DAY] = rtc_encode(r, day - wall_days(y, m, 1) + 1);
 	c[RTC_MONTH] = rtc_encode(r, m);
 	c[RTC_YEAR] = rtc_encode(r, y % 100);
 	c[RTC_CENTURY] = (u8)(y / 1000 << 4 | y / 100 % 10);
@@ -140,7 +131,7 @@ static u64 rtc_from_registers(const struct rtc *r)
 	u64 century = MIN((c[RTC_CENTURY] >> 4) * 10u + (c[RTC_CENTURY] & 15), 99u);
 	u64 year = century * 100 + rtc_decode(r, c[RTC_YEAR], 0, 99);
 
-	return rtc_days(year, rtc_decode(r, c[RTC_MONTH], 1, 12), rtc_decode(r, c[RTC_DAY], 1, 31)) * DAY_SECONDS +
+	return wall_days(year, rtc_decode(r, c[RTC_MONTH], 1, 12), rtc_decode(r, c[RTC_DAY], 1, 31)) * DAY_SECONDS +
 	       rtc_decode_hour(r, c[RTC_HOURS]) * 3600 + rtc_decode(r, c[RTC_MINUTES], 0, 59) * 60 +
 	       rtc_decode(r, c[RTC_SECONDS], 0, 59);
 }
@@ -324,7 +315,7 @@ static int rtc_init(struct vdev *dev)
 {
 	struct rtc *r = rtc_of(dev);
 
-	r->s.offset_us = (EPOCH_1970 + vm_boot_wall_seconds(dev->vm)) * SECOND_US;
+	r->s.offset_us = (WALL_EPOCH_DAYS * DAY_SECONDS + vm_boot_wall_seconds(dev->vm)) * SECOND_US;
 	r->s.cmos[RTC_A] = A_DIVIDER_RUN | 6; /* 1024 Hz */
 	r->s.cmos[RTC_B] = B_24H;
 	r->s.cmos[RTC_D] = D_VALID;
