@@ -12,6 +12,7 @@ Inside a machine 10.0.2.2 is the bench's loopback: Link(b).uri is how another ma
 import ctypes
 import hashlib
 import os
+import random
 import re
 import shutil
 import signal
@@ -51,10 +52,32 @@ class HostTimeout(BenchError):
     """What was waited for did not come in time."""
 
 
+_reserved = []
+
+
 def free_port():
-    """A loopback TCP port that is free now."""
-    with socket.create_server(("127.0.0.1", 0)) as s:
-        return s.getsockname()[1]
+    """A loopback port, for TCP and UDP, that is free and stays ours until this process ends, also while nobody listens there.
+
+    Not one of those that the kernel picks for connections: between two runs of a server a client's could take it. Reserved
+    among all processes of this network namespace by the name of an abstract socket, as those are per namespace, too.
+    """
+    with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as f:
+        low = int(f.read().split()[0])
+    ports = range(10000, low) if low >= 12000 else range(10000, 65536)
+    for _ in range(1000):
+        port = random.SystemRandom().choice(ports)
+        name = socket.socket(socket.AF_UNIX)
+        try:
+            name.bind(f"\0godwit-port-{port}")
+            for kind in socket.SOCK_STREAM, socket.SOCK_DGRAM:
+                with socket.socket(socket.AF_INET, kind) as s:
+                    s.bind(("127.0.0.1", port))
+        except OSError:
+            name.close()
+            continue
+        _reserved.append(name)
+        return port
+    raise BenchError("no loopback port is free")
 
 
 def pick_emulator():

@@ -97,7 +97,10 @@ class NbdServer:
     # Life
 
     def start(self):
-        """Serve, and return self when it answers. The port may have been used before."""
+        """Serve, and return self when it answers. The port may have been used before, by one that is still dying."""
+        deadline = time.monotonic() + 60
+        while not self._port_is_free() and time.monotonic() < deadline:
+            time.sleep(0.02)
         command = getattr(self, "_" + self.kind.replace("-", "_"))()
         guarded = self.kind == "nbd-server"
         if guarded:
@@ -110,7 +113,7 @@ class NbdServer:
                 stderr=out,
                 preexec_fn=(lambda: os.setpgid(0, 0)) if guarded else _own_group_and_die_with_parent,
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
@@ -173,6 +176,13 @@ class NbdServer:
                 return int(f.read())
         except (OSError, ValueError):
             return self.process.pid
+
+    def _port_is_free(self):
+        try:
+            with socket.create_server(("127.0.0.1", self.port)):
+                return True
+        except OSError:
+            return False
 
     def _answers(self):
         try:

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: MIT
 """servers.py does what it says: each server, with and without TLS, killed and restarted; and its checks can fail."""
 import os
+import re
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -57,6 +59,12 @@ class Servers(unittest.TestCase):
         self.addCleanup(server.kill)
         return server.start()
 
+    def wait_until(self, check, seconds=60):
+        deadline = time.monotonic() + seconds
+        while not check():
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.02)
+
     def test_killed_and_restarted(self):
         for kind in KINDS:
             with self.subTest(kind):
@@ -95,16 +103,28 @@ class Servers(unittest.TestCase):
 
     def test_volatile(self):
         """What was flushed survives, what was not is lost."""
-        server = self.serve("nbdkit", self.image, volatile=True)
-        commands = ("write -P 1 0 64k", "flush", "write -P 2 64k 64k", "sleep 2000")
-        client = threading.Thread(target=qemu_io, args=(server, *commands))
-        client.start()
-        # The last write has gone to the cache when the client sleeps, and it does not come to the disk.
-        time.sleep(1)
+        log = os.path.join(self.dir, "requests")
+        server = self.serve("nbdkit", self.image, volatile=True, log=log)
+        image = f"driver=nbd,host=127.0.0.1,port={server.port},export={servers.EXPORT}"
+        commands = ("write -P 1 0 64k", "flush", "write -P 2 64k 64k", "sleep 3600000")
+        client = subprocess.Popen(
+            ["qemu-io", "-t", "writeback", *(x for c in commands for x in ("-c", c)), "--image-opts", image],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        self.addCleanup(client.wait)
+        self.addCleanup(client.kill)
+
+        def written():
+            """Whether the last write was answered: it is in the cache then, and does not come to the disk."""
+            with open(log, encoding="ascii") as f:
+                text = f.read()
+            last = re.search(r"\bWrite id=(\d+) offset=0x10000 .*\n", text)
+            return last and re.search(rf"\bWrite id={last.group(1)} return=0\n", text[last.end() :])
+
+        self.wait_until(written)
         server.kill()
         with open(self.image, "rb") as f:
             self.assertEqual(f.read(131072), b"\1" * 65536 + b"\0" * 65536)
-        client.join()
 
     def test_log(self):
         log = os.path.join(self.dir, "requests")
@@ -121,7 +141,7 @@ class Servers(unittest.TestCase):
         server.freeze()
         self.assertFalse(server._answers())
         server.thaw()
-        self.assertTrue(server._answers())
+        self.wait_until(server._answers)
         server.freeze()
         server.stop()
 
@@ -130,6 +150,36 @@ class Servers(unittest.TestCase):
             NbdServer("nbdkit", os.path.join(self.dir, "none"), self.dir).start()
         with self.assertRaises(bench.BenchError):
             NbdServer("qemu-nbd", self.image, self.dir, volatile=True)
+
+
+class Ports(unittest.TestCase):
+    def test_reserved(self):
+        """A port that was given out is nobody else's: no other process's of the bench, and no connection's own."""
+        code = "import bench; print(*(bench.free_port() for _ in range(300)), flush=True); import sys; sys.stdin.read()"
+        with subprocess.Popen(
+            [sys.executable, "-c", code], cwd=os.path.dirname(os.path.abspath(__file__)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as other:
+            theirs = set(map(int, other.stdout.readline().split()))
+            ours = {bench.free_port() for _ in range(300)}
+            other.stdin.close()
+        self.assertEqual((len(theirs), len(ours), theirs & ours), (300, 300, set()))
+        with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as f:
+            low, high = map(int, f.read().split())
+        if low >= 12000:
+            self.assertFalse([port for port in theirs | ours if low <= port <= high])
+
+    def test_used_by_one_that_is_dying(self):
+        """A server waits for its port."""
+        with tempfile.TemporaryDirectory() as folder:
+            image = os.path.join(folder, "disk.img")
+            with open(image, "wb") as f:
+                f.truncate(SIZE)
+            server = NbdServer("nbdkit", image, folder)
+            self.addCleanup(server.kill)
+            last = socket.create_server(("127.0.0.1", server.port))
+            threading.Timer(0.5, last.close).start()
+            server.start()
+            server.kill()
 
 
 class Checks(unittest.TestCase):
