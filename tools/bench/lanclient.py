@@ -240,10 +240,10 @@ class Client:
                 return f"exit code {self.process.wait()}"
         return None
 
-    def wait_connected(self, timeout=60):
+    def wait_connected(self, timeout=180):
         return self.wait(lambda e: e["event"] == "connected", timeout, "connection")
 
-    def wait_progress(self, timeout=30):
+    def wait_progress(self, timeout=180):
         """It has heard from the guest after now."""
         now = time.monotonic()
         return self.wait(lambda e: e["event"] == "progress" and e["t"] > now, timeout, "sign of life")
@@ -259,7 +259,7 @@ class Client:
         with self.change:
             return next((e[fact] for e in reversed(self.events) if fact in e), 0)
 
-    def finish(self, timeout=30):
+    def finish(self, timeout=120):
         """End it; returns its last event. AssertionError if the guest did anything wrong."""
         try:
             self.process.stdin.close()
@@ -269,7 +269,7 @@ class Client:
         assert event.get("ok"), f"{self.name}: {event.get('error', event)}"
         return event
 
-    def wait_end(self, timeout=30):
+    def wait_end(self, timeout=120):
         deadline = time.monotonic() + timeout
         with self.change:
             while not self.over():

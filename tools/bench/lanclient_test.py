@@ -39,7 +39,7 @@ def stream(connection, change=None, pause_at=None, limit=1 << 30):
         lap[:8] = number.to_bytes(8, "little")
         piece = bytes(lap[at : at + 5000])
         if pause_at and sent <= pause_at < sent + len(piece):
-            time.sleep(0.5)
+            time.sleep(2)  # longer than a client that is kept from its CPU takes for what it has not read yet
         connection.sendall(change(sent, piece) if change else piece)
         sent += len(piece)
 
@@ -62,12 +62,13 @@ class Clients(unittest.TestCase):
             client.finish()
 
     def test_stream(self):
+        began = time.monotonic()
         client = self.client("stream", lambda c: stream(c, pause_at=3 * LAP))
         client.wait_connected()
         client.wait_progress()
         end = client.finish()
         self.assertGreater(end["bytes"], 4 * LAP)
-        self.assertTrue(0.4 < client.longest_gap() < 5, client.longest_gap())
+        self.assertTrue(0.4 < client.longest_gap() < time.monotonic() - began, client.longest_gap())
         self.assertEqual(round(client.longest_gap(), 3), round(end["longest_gap"], 3))
         self.assertLess(client.longest_gap(time.monotonic()), 0.1)
 
@@ -90,7 +91,7 @@ class Clients(unittest.TestCase):
         self.wrong("closed by the guest", "stream", lambda c: stream(c, limit=LAP))
 
     def test_stall(self):
-        self.wrong("nothing came for", "stream", lambda c: time.sleep(5), "--stall", "1")
+        self.wrong("nothing came for", "stream", lambda c: time.sleep(300), "--stall", "1")
 
     def test_echo(self):
         client = self.client("echo", echo, "--period", "1")
@@ -116,20 +117,20 @@ class Clients(unittest.TestCase):
         self.assertGreater(end["last"], 50)
 
     def test_transactions_wrong(self):
-        self.wrong("acknowledged after", "tx", lambda c: c.sendall(b"1\n2\n4\n") or time.sleep(5))
-        self.wrong("acknowledged after", "tx", lambda c: c.sendall(b"1\n2\n2\n") or time.sleep(5))
+        self.wrong("acknowledged after", "tx", lambda c: c.sendall(b"1\n2\n4\n") or time.sleep(300))
+        self.wrong("acknowledged after", "tx", lambda c: c.sendall(b"1\n2\n2\n") or time.sleep(300))
 
     def test_banner(self):
-        client = self.client("banner", lambda c: c.sendall(b"SSH-2.0-x\r\n") or time.sleep(1))
+        client = self.client("banner", lambda c: c.sendall(b"SSH-2.0-x\r\n") or time.sleep(300))
         self.assertEqual(client.wait_end()["banner"], "SSH-2.0-x")
-        self.wrong("not an SSH server", "banner", lambda c: c.sendall(b"220 hello\r\n") or time.sleep(1))
+        self.wrong("not an SSH server", "banner", lambda c: c.sendall(b"220 hello\r\n") or time.sleep(300))
 
     def test_nobody(self):
-        with socket.create_server(("127.0.0.1", 0)) as s:
-            port = s.getsockname()[1]
-        client = Client([], "echo", "127.0.0.1", "--port", port, "--connect", "0.5")
-        self.assertIn("no connection", client.wait_end()["error"])
-        client.kill()
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))  # ours, and nobody listens
+            client = Client([], "echo", "127.0.0.1", "--port", s.getsockname()[1], "--connect", "0.5")
+            self.assertIn("no connection", client.wait_end()["error"])
+            client.kill()
 
 
 if __name__ == "__main__":

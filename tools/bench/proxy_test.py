@@ -25,7 +25,7 @@ class Wire:
         near = socket.create_connection(("127.0.0.1", self.link.port))
         far, _ = self.listener.accept()
         for s in (near, far):
-            s.settimeout(5)
+            s.settimeout(60)
             self.open.append(s)
         return near, far
 
@@ -55,7 +55,7 @@ class ProxyTest(unittest.TestCase):
         sock.settimeout(seconds)
         with self.assertRaises(TimeoutError):
             sock.recv(1)
-        sock.settimeout(5)
+        sock.settimeout(60)
 
     def assert_reset(self, sock):
         with self.assertRaises(ConnectionResetError):
@@ -77,30 +77,34 @@ class ProxyTest(unittest.TestCase):
         self.far.sendall(b"still")
         self.assertEqual(receive(self.near, 5), b"still")
 
-    def test_speed(self):
-        total, block = 256 << 20, bytes(1 << 20)
-        thread = threading.Thread(
-            target=lambda: [self.near.sendall(block) for _ in range(total >> 20)]
-        )
+    def seconds(self, total, block=1 << 20):
+        """How long so many bytes take this time; on a busy machine any one time may be long."""
         start = time.monotonic()
+        thread = threading.Thread(target=lambda: [self.near.sendall(bytes(block)) for _ in range(total // block)])
         thread.start()
         got, buffer = 0, bytearray(1 << 20)
         while got < total:
             got += self.far.recv_into(buffer)
         thread.join()
-        speed = total / (time.monotonic() - start) / 1e6
-        print(f"link: {speed:.0f} MB/s", flush=True)
+        return time.monotonic() - start
+
+    def test_speed(self):
         # Far below what a quiet machine does (hundreds): this catches only a link that became the bottleneck.
-        self.assertGreater(speed, 30)
+        for _ in range(8):
+            speed = (256 << 20) / self.seconds(256 << 20) / 1e6
+            print(f"link: {speed:.0f} MB/s", flush=True)
+            if speed > 30:
+                return
+        self.fail("the link is slow each time")
 
     def test_rate(self):
         self.link.rate = 2_000_000
-        threading.Thread(target=self.near.sendall, args=(bytes(1_000_000),), daemon=True).start()
-        start = time.monotonic()
-        self.assertEqual(len(receive(self.far, 1_000_000)), 1_000_000)
-        seconds = time.monotonic() - start
-        self.assertGreater(seconds, 0.4)
-        self.assertLess(seconds, 2)
+        for _ in range(8):
+            seconds = self.seconds(1_000_000, 1_000_000)
+            self.assertGreater(seconds, 0.4)
+            if seconds < 2:
+                return
+        self.fail("the link is slower than its rate each time")
 
     def test_delay(self):
         self.link.delay = 0.2
@@ -115,7 +119,7 @@ class ProxyTest(unittest.TestCase):
         self.assert_reset(self.far)
         with self.assertRaises(OSError):
             with socket.create_connection(("127.0.0.1", self.link.port)) as again:
-                again.settimeout(5)
+                again.settimeout(60)
                 again.recv(1)
         self.link.heal()
         near, far = self.wire.connect()
@@ -145,6 +149,10 @@ class ProxyTest(unittest.TestCase):
         self.assertEqual(receive(self.near, 4), b"kept")
         self.assert_silent(self.far)
         self.assertEqual(self.link.bytes["to"], 0)
+        deadline = time.monotonic() + 60
+        while not any(pump.lost for connection in list(self.link._open) for pump in connection.pumps.values()):
+            self.assertLess(time.monotonic(), deadline, "nothing was lost")
+            time.sleep(0.01)
         self.link.heal()
         self.assert_reset(self.far)
 
