@@ -42,7 +42,7 @@ class Env:
     def argv(self, args):
         return [self.binary, *args[:1], "--dir", self.dir, *args[1:]]
 
-    def run(self, *args, code=None, timeout=30, stdin=b"", keep_hosts=False):
+    def run(self, *args, code=None, timeout=120, stdin=b"", keep_hosts=False):
         """Runs `godwit ARGS`; the result has .out, .err and .code. Checks the exit code if given."""
         if not keep_hosts and os.path.isdir(self.dir):
             self.write_hosts()
@@ -93,7 +93,7 @@ class Terminal:
             self.status = -1
         os.close(self.fd)
 
-    def read_until(self, what, timeout=15):
+    def read_until(self, what, timeout=60):
         end = time.monotonic() + timeout
         while what is None or what not in self.text:
             left = end - time.monotonic()
@@ -113,7 +113,7 @@ class Terminal:
     def type(self, data):
         os.write(self.fd, data)
 
-    def wait(self, timeout=15):
+    def wait(self, timeout=60):
         """Reads to the end; returns the exit code."""
         self.read_until(None, timeout)
         _, status = os.waitpid(self.pid, 0)
@@ -141,7 +141,7 @@ def equal(a, b):
         raise Failed(f"{a!r} is not {b!r}")
 
 
-def wait_for(check, timeout=10):
+def wait_for(check, timeout=60):
     end = time.monotonic() + timeout
     while not check():
         if time.monotonic() > end:

@@ -146,17 +146,17 @@ def test_failure_without_the_guest_is_unknown(env):
         pair.a.guests[0].update(status="internal-error", **{"exit-reason": "triple fault"})
         return step("failed", "freeze", **{"error-desc": "x"})
     pair.a.script = [lose]
-    has(env.run("migrate", "g", "b", "--timeout", "0.5", code=4).err, "not confirmed",
+    has(env.run("migrate", "g", "b", "--timeout", "3", code=4).err, "not confirmed",
         "'internal-error'", "triple fault", "godwit status")
 
 
 def test_completed_but_not_confirmed(env):
     pair = Pair(env, end())
-    has(env.run("migrate", "g", "b", "--timeout", "0.5", code=4).err, "'b' did not confirm",
+    has(env.run("migrate", "g", "b", "--timeout", "3", code=4).err, "'b' did not confirm",
         "does not run on 'a'", "has no guest 'g'")
     pair.a.find("g").update(status="running", owner="a")
     pair.a.script = [lambda: (pair.b.close(), end())[1]]
-    has(env.run("migrate", "g", "b", "--timeout", "0.5", code=4).err, "'b' did not confirm",
+    has(env.run("migrate", "g", "b", "--timeout", "3", code=4).err, "'b' did not confirm",
         "refuses connections")
 
 
@@ -178,7 +178,7 @@ def test_moved_and_died(env):
     pair = Pair(env, end())
     pair.b.guests.append(guest("g", "b", status="internal-error", owner="b",
                                **{"exit-reason": "VM entry failed"}))
-    p = env.run("migrate", "g", "b", "--timeout", "0.5", code=6)
+    p = env.run("migrate", "g", "b", "--timeout", "3", code=6)
     has(p.err, "was moved to 'b' but does not run", "VM entry failed")
 
 
@@ -192,7 +192,7 @@ def test_cancel_with_ctrl_c(env):
     p = env.start("migrate", "g", "b", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: any(c == "query-migrate" for c, _ in pair.a.calls))
     p.send_signal(signal.SIGINT)
-    out, err = p.communicate(timeout=15)
+    out, err = p.communicate(timeout=60)
     equal(p.returncode, 5)
     has(out, "asked 'a' to cancel")
     has(err, "the move of 'g' was cancelled. Nothing was changed: the guest is running on 'a'")
@@ -208,7 +208,7 @@ def test_cancel_too_late(env):
     p = env.start("migrate", "g", "b", stdout=subprocess.PIPE, text=True)
     wait_for(lambda: any(c == "query-migrate" for c, _ in pair.a.calls))
     p.send_signal(signal.SIGINT)
-    out, _ = p.communicate(timeout=15)
+    out, _ = p.communicate(timeout=60)
     equal(p.returncode, 0)
     has(out, "cannot cancel: host 'a': COMMIT was sent", "now is running on 'b'")
 
@@ -221,7 +221,7 @@ def test_second_ctrl_c_leaves(env):
     p.send_signal(signal.SIGINT)
     wait_for(lambda: any(c == "migrate_cancel" for c, _ in pair.a.calls))
     p.send_signal(signal.SIGINT)
-    _, err = p.communicate(timeout=15)
+    _, err = p.communicate(timeout=60)
     equal(p.returncode, 4)
     has(err, "left while guest 'g' was in phase 'precopy'", "migrate-status g --follow")
 
@@ -246,7 +246,7 @@ def test_source_gone_but_target_has_it(env):
         pair.a.close()
         raise Drop()
     pair.a.script = [step(round=1, remaining=2 * MB), die, None]
-    p = env.run("migrate", "g", "b", "--timeout", "1", code=0)
+    p = env.run("migrate", "g", "b", "--timeout", "3", code=0)
     has(p.out, "'a' cannot be asked", "'b' says that it has the guest", "now is running on 'b'")
 
 
@@ -258,7 +258,7 @@ def test_source_gone_and_outcome_unknown(env):
         pair.a.close()
         raise Drop()
     pair.a.script = [step("device", "freeze", 2, MB), die, None]
-    p = env.run("migrate", "g", "b", "--timeout", "0.6", code=4)
+    p = env.run("migrate", "g", "b", "--timeout", "3", code=4)
     has(p.err, "lost the host 'a' in phase 'freeze' of the move of 'g' to 'b'",
         "how it ended is not known", "'b' says that guest 'g' is in the state 'inmigrate'",
         "never runs on both", "'godwit status a b' shows the owner")
@@ -272,7 +272,7 @@ def test_both_gone(env):
         pair.b.close()
         raise Drop()
     pair.a.script = [die]
-    p = env.run("migrate", "g", "b", "--timeout", "0.5", "--json", code=4)
+    p = env.run("migrate", "g", "b", "--timeout", "3", "--json", code=4)
     equal(json.loads(p.out)["outcome"], "unknown")
     has(p.err, "how it ended is not known")
 
@@ -298,16 +298,17 @@ def test_request_lost(env):
 def test_silent_source(env):
     pair = Pair(env, step(round=1))
     pair.a.raw["query-migrate"] = b""
-    begin = time.monotonic()
-    q = env.start("migrate", "g", "b", "--timeout", "0.4", stdout=subprocess.PIPE, text=True)
-    time.sleep(1.2)  # it keeps asking: a source that is only busy must not be given up
+    q = env.start("migrate", "g", "b", "--timeout", "2", stdout=subprocess.PIPE, text=True)
+    # It keeps asking: a source that is only busy must not be given up.
+    wait_for(lambda: sum(c == "query-migrate" for c, _ in pair.a.calls) >= 3)
     equal(q.poll(), None)
     pair.a.raw.clear()
     pair.a.script = [pair.hand_over]
-    out, _ = q.communicate(timeout=10)
+    begin = time.monotonic()
+    out, _ = q.communicate(timeout=60)
     equal(q.returncode, 0)
     has(out, "lost the connection to 'a', trying again")
-    if time.monotonic() - begin > 8:
+    if time.monotonic() - begin > 20:
         raise Failed("took too long")
 
 
@@ -324,7 +325,7 @@ def test_nonsense_from_query_migrate(env):
     pair = Pair(env)
     for answer in ([], {}, {"status": 5}, 7):
         pair.a.script = [answer]
-        has(env.run("migrate", "g", "b", "--timeout", "0.3", code=4).err, "without a status")
+        has(env.run("migrate", "g", "b", "--timeout", "3", code=4).err, "without a status")
     wild = {"status": "active", "phase": "\x1b[2J", "round": -1, "rounds": [5] * 200, "ram": "x"}
     wild2 = step(round=1e17, remaining=1e18, rounds=3, **{"expected-downtime": 1e18})
     pair.a.script = [wild, wild2, step(round=2, remaining=-5), step(phase="resume"),
@@ -404,6 +405,6 @@ def test_interrupt_before_the_start_changes_nothing(env):
     p = env.start("migrate", "g", "b", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: pair.a.calls)
     os.kill(p.pid, signal.SIGINT)
-    p.wait(timeout=5)
+    p.wait(timeout=60)
     equal(p.returncode, -signal.SIGINT)
     equal([c for c, _ in pair.a.calls if c == "migrate"], [])

@@ -230,19 +230,19 @@ def test_bad_greetings(env):
 
 def test_silent_after_handshake(env):
     FakeHost(env, "a", greeting=b"")
-    has(env.run("status", "--timeout", "0.3", code=3).out, "gave no answer to the connection within")
+    has(env.run("status", "--timeout", "3", code=3).out, "gave no answer to the connection within")
 
 
 def test_silent_to_a_command(env):
     h = FakeHost(env, "a")
     h.raw["query-guests"] = b""
-    has(env.run("status", "--timeout", "0.3", code=3).out, "gave no answer to query-guests within 0.3")
+    has(env.run("status", "--timeout", "3", code=3).out, "gave no answer to query-guests within 3.0")
 
 
 def test_endless_events_do_not_hold_us(env):
     h = FakeHost(env, "a")
     h.raw["query-host"] = b'{"event":"X","data":{}}\n' * 50000
-    has(env.run("status", "--timeout", "0.5", code=3).out, "gave no answer to query-host")
+    has(env.run("status", "--timeout", "3", code=3).out, "gave no answer to query-host")
 
 
 def test_oversized_line(env):
