@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* The `godwit` command: the operator's side of Godwit's control protocol. */
 #include <argp.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "ca.h"
 #include "console.h"
@@ -21,22 +23,23 @@ static const struct command {
 	const char *name;
 	int (*main)(int argc, char **argv);
 	const char *help;
+	bool changes; /* hosts or files: without its result nobody knows what it has done */
 } commands[] = {
-	{ "ca", ca_main, "make the cluster's CA; enrol hosts and people" },
-	{ "status", status_main, "show hosts and guests" },
-	{ "time", time_main, "show how right the hosts' clocks are" },
-	{ "create", define_main, "define a guest on a running host" },
-	{ "change", define_main, "change a guest's definition" },
-	{ "delete", define_main, "forget a guest" },
-	{ "start", guest_main, "start a guest" },
-	{ "stop", guest_main, "shut a guest down, or switch it off" },
-	{ "reset", guest_main, "reset a guest" },
-	{ "pause", guest_main, "stop a guest's CPU" },
-	{ "resume", guest_main, "let a paused guest go on" },
-	{ "console", console_main, "use a guest's serial console" },
-	{ "migrate", migrate_main, "move a running guest to another host" },
-	{ "migrate-status", migrate_status_main, "show or follow a guest's migration" },
-	{ "migrate-cancel", migrate_cancel_main, "cancel a guest's migration" },
+	{ "ca", ca_main, "make the cluster's CA; enrol hosts and people", true },
+	{ "status", status_main, "show hosts and guests", false },
+	{ "time", time_main, "show how right the hosts' clocks are", false },
+	{ "create", define_main, "define a guest on a running host", true },
+	{ "change", define_main, "change a guest's definition", true },
+	{ "delete", define_main, "forget a guest", true },
+	{ "start", guest_main, "start a guest", true },
+	{ "stop", guest_main, "shut a guest down, or switch it off", true },
+	{ "reset", guest_main, "reset a guest", true },
+	{ "pause", guest_main, "stop a guest's CPU", true },
+	{ "resume", guest_main, "let a paused guest go on", true },
+	{ "console", console_main, "use a guest's serial console", false },
+	{ "migrate", migrate_main, "move a running guest to another host", true },
+	{ "migrate-status", migrate_status_main, "show or follow a guest's migration", false },
+	{ "migrate-cancel", migrate_cancel_main, "cancel a guest's migration", true },
 };
 
 enum { COMMANDS = sizeof(commands) / sizeof(commands[0]) };
@@ -94,6 +97,20 @@ static error_t main_parse(int key, char *arg, struct argp_state *state)
 	return 0;
 }
 
+/*
+ * A standard stream that is closed gets /dev/null, for reading: else a connection would get its number,
+ * and what is printed would go to the host. To write there fails, as it should.
+ */
+static void streams_open(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDONLY);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	close(fd);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct argp argp = { NULL, main_parse, "COMMAND [ARGUMENT...]", NULL, NULL,
@@ -104,6 +121,7 @@ int main(int argc, char **argv)
 	static char name[32];
 	int first, code;
 
+	streams_open();
 	signal(SIGPIPE, SIG_IGN);
 	argp_err_exit_status = GW_USAGE;
 	snprintf(doc, sizeof(doc), "Operates Godwit hosts: bare-metal hypervisors that move running"
@@ -116,5 +134,10 @@ int main(int argc, char **argv)
 	snprintf(name, sizeof(name), "godwit %s", c->name);
 	argv[first] = name;
 	code = c->main(argc - first, argv + first);
-	return fflush(stdout) == 0 || code ? code : GW_FAILED;
+	if ((fflush(stdout) || ferror(stdout)) && !code) {
+		fprintf(stderr, "godwit: the result could not be written to standard output: is the disk full, or was it"
+			" closed?%s\n", c->changes ? " What was asked for may have been done" : "");
+		code = c->changes ? GW_UNKNOWN : GW_FAILED;
+	}
+	return code;
 }

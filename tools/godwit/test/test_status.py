@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """godwit status, start, stop, reset; and hosts that answer nonsense."""
 import json
+import os
 import random
+import subprocess
 
 from env import Failed, equal, has, lacks
 from fakehost import Drop, FakeHost, QmpError, guest
@@ -52,6 +54,19 @@ def test_json(env):
     equal(a["guests"][0]["name"], "linux1")
     equal(gone["answered"], False)
     has(gone["error"], "refuses connections")
+
+
+def test_result_that_cannot_be_written(env):
+    h = FakeHost(env, "a", guests=[guest("g", "a")])
+    h.info["config-errors"] = ["y" * 100_000]  # more than a buffer
+    for args, code in ((("status", "--json"), 1), (("status",), 1), (("reset", "g", "--json"), 4), (("reset", "g"), 4)):
+        for closed in (False, True):
+            with open("/dev/full", "w") as full:
+                p = env.start(*args, stdout=full, stderr=subprocess.PIPE, text=True,
+                              preexec_fn=(lambda: os.close(1)) if closed else None)
+                _, err = p.communicate(timeout=10)
+            equal((args, closed, p.returncode), (args, closed, code))
+            has(err, "could not be written to standard output")
 
 
 def test_only_the_hosts_named(env):
