@@ -424,6 +424,14 @@ static int move_start(struct move *mv, struct fail *f)
 	code = qmp_call(&mv->src, "migrate", args, NULL, f);
 	if (code != GW_NO_HOST)
 		return code;
+	if (mv->detach) {
+		char reason[700];
+
+		snprintf(reason, sizeof(reason), "%.600s", f->text);
+		return fail_set(f, GW_UNKNOWN, "asked host '%s' to move the guest '%s', but lost the answer: whether it"
+				" was started is not known. 'godwit migrate-status %s' shows it. Reason: %s",
+				mv->from->name, mv->guest, mv->guest, reason);
+	}
 	/* It may have been taken; from here on it is as if it had been. */
 	progress_note(&mv->progress, "  lost the answer to 'migrate': %s", f->text);
 	if (!move_reconnect(mv, f))

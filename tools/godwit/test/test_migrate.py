@@ -295,6 +295,16 @@ def test_request_lost(env):
     has(env.run("migrate", "g", "b", code=1).err, "knows of no migration", "Nothing was changed", "running on 'a'")
 
 
+def test_request_lost_and_not_followed(env):
+    pair = Pair(env)
+
+    def drop(_args):
+        raise Drop()
+    pair.a.handlers["migrate"] = drop
+    has(env.run("migrate", "g", "b", "--detach", code=4).err, "whether it was started is not known", "migrate-status g")
+    equal(json.loads(env.run("migrate", "g", "b", "--detach", "--json", code=4).out)["outcome"], "unknown")
+
+
 def test_silent_source(env):
     pair = Pair(env, step(round=1))
     pair.a.raw["query-migrate"] = b""
