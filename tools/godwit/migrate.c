@@ -91,19 +91,19 @@ static void move_cancel(struct move *mv)
 {
 	struct fail f;
 
-	mv->cancel_sent = true;
 	if (qmp_call(&mv->src, "migrate_cancel", qmp_guest(mv->guest), NULL, &f) == GW_FAILED)
 		progress_note(&mv->progress, "  cannot cancel: %s", f.text);
 	else if (!mv->src.broken)
 		progress_note(&mv->progress, "  asked '%s' to cancel; waiting for it (Ctrl-C again leaves"
 			      " without knowing)", mv->from->name);
+	mv->cancel_sent = !mv->src.broken; /* else it is asked again, over the next connection */
 }
 
 /* Connects to the source again within one timeout; @f says why that failed. */
 static bool move_reconnect(struct move *mv, struct fail *f)
 {
 	uint64_t deadline = now_ms() + mv->ctx.timeout_ms;
-	int tries = 0;
+	int tries = 0, had = interrupts;
 
 	do {
 		qmp_close(&mv->src);
@@ -114,7 +114,7 @@ static bool move_reconnect(struct move *mv, struct fail *f)
 			mv->src.event_arg = mv;
 			return true;
 		}
-	} while (now_ms() < deadline && !interrupts);
+	} while (now_ms() < deadline && interrupts == had);
 	qmp_close(&mv->src);
 	return false;
 }

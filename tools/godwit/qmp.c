@@ -229,6 +229,6 @@ int qmp_call(struct qmp *q, const char *command, cJSON *args, cJSON **ret, struc
 
 void qmp_close(struct qmp *q)
 {
-	conn_close(q->conn);
+	conn_close(q->conn, q->broken);
 	q->conn = NULL;
 }

@@ -490,7 +490,7 @@ int conn_dial(const struct identity *id, const struct host *host, uint64_t timeo
 	}
 	freeaddrinfo(ai);
 	if (code)
-		conn_close(c);
+		conn_close(c, true);
 	else
 		*out = c;
 	return code;
@@ -617,12 +617,17 @@ bool conn_pending(const struct conn *c)
 	       (left && memchr(c->in + c->in_used, '\n', left));
 }
 
-void conn_close(struct conn *c)
+void conn_close(struct conn *c, bool lost)
 {
+	struct linger now = { .l_onoff = 1 };
+
 	if (!c)
 		return;
 	if (c->fd >= 0) {
-		mbedtls_ssl_close_notify(&c->ssl);
+		if (lost)
+			setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+		else
+			mbedtls_ssl_close_notify(&c->ssl);
 		close(c->fd);
 	}
 	mbedtls_ssl_free(&c->ssl);

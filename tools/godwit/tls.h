@@ -49,6 +49,10 @@ int conn_fd(const struct conn *c);
 /* Whether a read might give something without the socket becoming readable. */
 bool conn_pending(const struct conn *c);
 
-void conn_close(struct conn *c);
+/*
+ * @lost: what was sent and has not arrived is taken back (TCP reset). Else the kernel goes on to send it, and a
+ * command would be carried out long after its outcome was told.
+ */
+void conn_close(struct conn *c, bool lost);
 
 #endif

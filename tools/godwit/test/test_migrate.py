@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 
@@ -305,6 +306,27 @@ def test_request_lost_and_not_followed(env):
     equal(json.loads(env.run("migrate", "g", "b", "--detach", "--json", code=4).out)["outcome"], "unknown")
 
 
+def test_request_is_taken_back(env):
+    """A command without an answer must not arrive after its outcome was told: the connection is reset."""
+    pair = Pair(env, step("none", ""))
+    ends = []
+
+    def busy(_args):
+        tls = pair.a.tls
+        pair.a.connections.remove(tls)  # an event sent to it would take the error
+        time.sleep(1)
+        try:
+            ends.append(socket.socket.recv(tls, 100000))
+            ends.append(socket.socket.recv(tls, 100000))
+        except ConnectionResetError:
+            ends.append("reset")
+        raise Drop()
+    pair.a.handlers["migrate"] = busy
+    has(env.run("migrate", "g", "b", "--timeout", "0.4", code=1).err, "knows of no migration")
+    wait_for(lambda: ends)
+    equal(ends, ["reset"])
+
+
 def test_silent_source(env):
     pair = Pair(env, step(round=1))
     pair.a.raw["query-migrate"] = b""
@@ -378,6 +400,28 @@ def test_migrate_cancel_on_the_target(env):
     pair.b.handlers["migrate_cancel"] = lambda _args: pair.b.guests.clear()
     pair.b.handlers["query-migrate"] = lambda _args: pair.b.script.pop(0) if len(pair.b.script) > 1 else pair.b.script[0]
     has(env.run("migrate-cancel", "g", "--host", "b", code=0).out, "was cancelled. Nothing was changed: the guest is running on 'a'")
+
+
+def test_cancel_is_asked_again_when_it_was_lost(env):
+    pair = Pair(env, step(round=1, remaining=100 * MB))
+    asked = []
+
+    def cancel(_args):
+        asked.append(1)
+        if len(asked) == 1:
+            raise Drop()
+        pair.a.script = [step("cancelled", round=1)]
+    pair.a.handlers["migrate_cancel"] = cancel
+    p = env.start("migrate", "g", "b", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: any(c == "query-migrate" for c, _ in pair.a.calls))
+    p.send_signal(signal.SIGTERM)
+    wait_for(lambda: asked)
+    try:
+        _, err = p.communicate(timeout=5)
+    except subprocess.TimeoutExpired:
+        raise Failed("it goes on, and nobody has told the host to cancel") from None
+    equal((p.returncode, len(asked)), (5, 2))
+    has(err, "the move of 'g' was cancelled")
 
 
 def test_terminal_display(env):
