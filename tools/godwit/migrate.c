@@ -368,6 +368,19 @@ static int move_source(struct move *mv, struct fail *f)
 	return at ? GW_OK : f->code;
 }
 
+/* Source and target of the move that the host in mv->from has told about: it may be either of them. */
+static void move_ends(struct move *mv)
+{
+	struct host *asked = mv->from;
+	struct fail f;
+
+	mv->to = hosts_find(&mv->ctx.hosts, mv->m.peer, &f);
+	if (mv->to && !strcmp(mv->m.role, "target")) {
+		mv->from = mv->to;
+		mv->to = asked;
+	}
+}
+
 /* Whether the target can be asked and can run guests, before anything is started. */
 static int move_check_target(struct move *mv, struct fail *f)
 {
@@ -455,7 +468,7 @@ static const struct argp_option migrate_options[] = {
 
 static const struct argp_option one_options[] = {
 	{ "host", OPT_FROM, "HOST", 0, "the host to ask (default: the one that has the guest)", 0 },
-	{ "follow", OPT_FOLLOW, 0, 0, "migrate-status: show the progress until the end", 0 },
+	{ "follow", OPT_FOLLOW, 0, 0, "migrate-status: show the progress until the end; exit codes as of migrate", 0 },
 	{ 0 },
 };
 
@@ -571,9 +584,9 @@ int migrate_status_main(int argc, char **argv)
 		code = move_source(&mv, &f);
 	if (!code)
 		code = move_query(&mv, &f);
-	if (!code)
-		mv.to = hosts_find(&mv.ctx.hosts, mv.m.peer, &f);
-	if (!code && mv.follow && !migration_ended(&mv.m) && strcmp(mv.m.role, "target")) {
+	if (!code && mv.follow)
+		move_ends(&mv);
+	if (!code && mv.follow && (mv.to || strcmp(mv.m.role, "target"))) {
 		interrupts_catch();
 		code = move_report(&mv, move_finish(&mv, &f), &f);
 	} else if (code) {
@@ -616,14 +629,7 @@ int migrate_cancel_main(int argc, char **argv)
 		code = move_query(&mv, &f);
 	}
 	if (!code)
-		mv.to = hosts_find(&mv.ctx.hosts, mv.m.peer, &f);
-	/* Asked of the target (--host): how it ended shows on the other host all the same. */
-	if (!code && mv.to && !strcmp(mv.m.role, "target")) {
-		struct host *source = mv.to;
-
-		mv.to = mv.from;
-		mv.from = source;
-	}
+		move_ends(&mv);
 	if (!code) {
 		code = move_finish(&mv, &f);
 		if (!code)

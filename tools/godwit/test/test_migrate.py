@@ -377,6 +377,20 @@ def test_detach_then_status_and_follow(env):
         "now is running on 'b'")
 
 
+def test_follow_of_what_has_ended_tells_how(env):
+    pair = Pair(env, step("failed", "precopy", 1, **{"error-desc": "host 'b': not enough memory"}))
+    has(env.run("migrate-status", "g", code=0).out, "migration failed")  # it only shows
+    has(env.run("migrate-status", "g", "--follow", code=1).err, "failed in phase 'precopy'", "not enough memory")
+    equal(json.loads(env.run("migrate-status", "g", "--follow", "--json", code=1).out)["outcome"], "failed")
+    pair.a.script = [step("cancelled")]
+    env.run("migrate-status", "g", "--follow", code=5)
+    pair.hand_over()  # now b is asked, which got it
+    pair.b.script = [end(role="target", peer="a")]
+    has(env.run("migrate-status", "g", "--follow", code=0).out, "now is running on 'b' (owner b, epoch 2; confirmed by 'b')")
+    got = json.loads(env.run("migrate-status", "g", "--follow", "--json", code=0).out)
+    equal((got["outcome"], got["from"], got["to"]), ("completed", "a", "b"))
+
+
 def test_migrate_cancel(env):
     pair = Pair(env, step("cancelling"), step("cancelled"))
     pair.a.handlers["migrate_cancel"] = lambda _args: {}
