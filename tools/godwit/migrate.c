@@ -301,7 +301,8 @@ static int move_finish(struct move *mv, struct fail *f)
 	return code;
 }
 
-static void move_print_json(struct move *mv, int code, const struct fail *f)
+/* @code says how the move ended, @exit_code how the command does. */
+static void move_print_json(struct move *mv, int code, int exit_code, const struct fail *f)
 {
 	static const char *const outcome[] = { "completed", "failed", "", "failed", "unknown",
 					       "cancelled", "not-running" };
@@ -311,8 +312,8 @@ static void move_print_json(struct move *mv, int code, const struct fail *f)
 	cJSON_AddStringToObject(out, "from", mv->from->name);
 	cJSON_AddStringToObject(out, "to", mv->to ? mv->to->name : mv->m.peer);
 	cJSON_AddStringToObject(out, "outcome", mv->detach && !code ? "started" : outcome[code]);
-	cJSON_AddNumberToObject(out, "exit-code", code);
-	if (code)
+	cJSON_AddNumberToObject(out, "exit-code", exit_code);
+	if (exit_code)
 		cJSON_AddStringToObject(out, "error", f->text);
 	if (mv->where) {
 		cJSON_AddStringToObject(out, "owner", json_text(mv->where, "owner", ""));
@@ -331,7 +332,7 @@ static int move_report(struct move *mv, int code, struct fail *f)
 	if (mv->ctx.json && mv->from) {
 		if (code)
 			fprintf(stderr, "godwit: %s\n", f->text);
-		move_print_json(mv, code, f);
+		move_print_json(mv, code, code, f);
 	} else if (code) {
 		context_print_fail(&mv->ctx, f);
 	} else if (mv->where && mv->to) {
@@ -614,6 +615,7 @@ int migrate_cancel_main(int argc, char **argv)
 					  NULL };
 	struct fail f = { 0 };
 	struct move mv;
+	bool asked;
 	int code;
 
 	move_open(&mv, &argp, argc, argv);
@@ -623,6 +625,7 @@ int migrate_cancel_main(int argc, char **argv)
 		code = move_source(&mv, &f);
 	if (!code)
 		code = qmp_call(&mv.src, "migrate_cancel", qmp_guest(mv.guest), NULL, &f);
+	asked = !code;
 	if (!code) {
 		cJSON_Delete(mv.where);
 		mv.where = NULL;
@@ -635,14 +638,14 @@ int migrate_cancel_main(int argc, char **argv)
 		if (!code)
 			code = fail_set(&f, GW_BAD_END, "it was too late to cancel: '%s' now runs on '%s'",
 					mv.guest, mv.to->name);
-	} else if (mv.src.broken) {
+	} else if (asked || mv.src.broken) {
 		code = fail_set(&f, GW_UNKNOWN, "lost '%s' while cancelling; 'godwit status' shows who has the"
 				" guest", mv.from ? mv.from->name : "the host");
 	}
 	if (code == GW_CANCELLED) {
 		code = GW_OK;
 		if (mv.ctx.json)
-			move_print_json(&mv, GW_CANCELLED, &f);
+			move_print_json(&mv, GW_CANCELLED, GW_OK, &f);
 		else
 			printf("%s.\n", f.text);
 	} else if (code) {

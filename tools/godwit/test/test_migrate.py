@@ -396,7 +396,10 @@ def test_migrate_cancel(env):
     pair.a.handlers["migrate_cancel"] = lambda _args: {}
     has(env.run("migrate-cancel", "g", code=0).out, "was cancelled. Nothing was changed")
     pair.a.script = [step("cancelled")]
-    equal(json.loads(env.run("migrate-cancel", "g", "--json", code=0).out)["outcome"], "cancelled")
+    got = json.loads(env.run("migrate-cancel", "g", "--json", code=0).out)
+    equal((got["outcome"], got["exit-code"], "error" in got), ("cancelled", 0, False))
+    pair.a.script = [{}]  # it was asked to cancel, so nobody can say that nothing was changed
+    has(env.run("migrate-cancel", "g", code=4).err, "lost 'a' while cancelling")
 
     def none(_args):
         raise QmpError("GenericError", "guest 'g' is not being migrated")
