@@ -99,6 +99,8 @@ void context_print_json(cJSON *json)
 {
 	char *text = cJSON_Print(json);
 
+	if (text)
+		text_utf8(text); /* paths and arguments may be anything, and a long text was cut somewhere */
 	puts(text ? text : "null");
 	fflush(stdout);
 	cJSON_free(text);

@@ -48,10 +48,30 @@ char *text_new(const char *fmt, ...)
 	return s;
 }
 
+void text_utf8(char *s)
+{
+	while (*s) {
+		unsigned char *p = (unsigned char *)s;
+		unsigned int more = p[0] < 0x80 ? 0 : p[0] >= 0xc2 && p[0] < 0xe0 ? 1 : (p[0] & 0xf0) == 0xe0 ? 2 :
+				    p[0] >= 0xf0 && p[0] < 0xf5 ? 3 : 4, i;
+
+		for (i = 1; i <= more && more < 4 && (p[i] & 0xc0) == 0x80; i++)
+			;
+		/* Not the shortest form, a surrogate, above U+10FFFF. */
+		if (i <= more || (p[0] == 0xe0 && p[1] < 0xa0) || (p[0] == 0xed && p[1] >= 0xa0) ||
+		    (p[0] == 0xf0 && p[1] < 0x90) || (p[0] == 0xf4 && p[1] >= 0x90)) {
+			*s++ = '?';
+			continue;
+		}
+		s += 1 + more;
+	}
+}
+
 void text_clean(char *s)
 {
 	unsigned char *p;
 
+	text_utf8(s);
 	for (p = (unsigned char *)s; *p; p++) {
 		if (*p == '\n' || *p == '\t') {
 			*p = ' ';

@@ -35,9 +35,12 @@ uint64_t now_ms(void);
 /* As asprintf, but never returns NULL: out of memory ends the program. The caller frees. */
 char *text_new(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* Makes each byte of @s that is not UTF-8 a '?', in place: JSON has no other text. */
+void text_utf8(char *s);
+
 /*
- * Replaces control characters in @s (C0, DEL, C1 in UTF-8) in place, so that text from a host
- * cannot drive the operator's terminal. Line breaks and tabs become spaces.
+ * As text_utf8(), and replaces control characters (C0, DEL, C1), so that text from a host cannot drive
+ * the operator's terminal. Line breaks and tabs become spaces.
  */
 void text_clean(char *s);
 

@@ -85,6 +85,25 @@ def test_text_from_hosts_is_made_harmless(env):
     has(p.out, "x?[2J?y")
 
 
+def test_json_is_utf_8_whatever_comes(env):
+    h = FakeHost(env, "a")
+    good = "\u00e9\u20ac\U0001f600 "
+    for bad in (b"\xff", b"\xc3", b"\xc0\xaf", b"\xe0\x80\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xf0\x9f\x98", b"\x9b31m"):
+        h.raw["query-host"] = b'{"return":{"cpu":"' + good.encode() + bad + b'"},"id":1}\n'
+        p = env.run("status", "--json", code=0)
+        text = json.loads(p.stdout.decode("utf-8"))["hosts"][0]["host"]["cpu"]
+        equal((text[:4], "?" in text), (good, True))
+    h.raw.clear()
+    p = env.run("reset", b"g\xff", "--json", code=1)
+    has(json.loads(p.stdout.decode("utf-8"))["error"], "'g?'")
+    # A long text of a host is cut where it ends.
+    for n in range(4):
+        def refuse(_args, n=n):
+            raise QmpError("GenericError", "x" * n + "\u20ac" * 500)
+        h.handlers["query-guests"] = refuse
+        json.loads(env.run("status", "--json", code=3).stdout.decode("utf-8"))
+
+
 def test_guest_commands(env):
     a = FakeHost(env, "a", guests=[guest("g", "a", status="prelaunch", running=False)])
     FakeHost(env, "b")
