@@ -27,22 +27,24 @@ static struct host *hosts_get(struct hosts *hosts, const char *name)
 
 int address_split(const char *address, char name[128], unsigned int *port, struct fail *f)
 {
+	static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:";
 	const char *colon = strrchr(address, ':');
 	size_t len = colon ? (size_t)(colon - address) : strlen(address);
+	unsigned long n;
 	char *end;
 
 	*port = GODWIT_PORT;
-	if (!len || len > 127 || memchr(address, ':', len) || address[strcspn(address, " \t")])
+	if (!len || strlen(address) > 127 || memchr(address, ':', len) || address[strspn(address, allowed)])
 		return fail_set(f, GW_USAGE, "'%s' is not an address; write IP:PORT, for example"
 				" 10.0.0.5:%d", address, GODWIT_PORT);
 	memcpy(name, address, len);
 	name[len] = 0;
 	if (!colon)
 		return GW_OK;
-	errno = 0;
-	*port = (unsigned int)strtoul(colon + 1, &end, 10);
-	if (colon[1] < '0' || colon[1] > '9' || *end || errno || !*port || *port > 65535)
+	n = strtoul(colon + 1, &end, 10);
+	if (colon[1] < '0' || colon[1] > '9' || *end || !n || n > 65535)
 		return fail_set(f, GW_USAGE, "'%s' has no valid port; ports are 1 to 65535", address);
+	*port = (unsigned int)n;
 	return GW_OK;
 }
 
@@ -79,7 +81,7 @@ static int hosts_line(void *user, const char *section, const char *key, const ch
 	}
 	if (!value[0]) /* still to be filled in */
 		return 1;
-	if (strlen(value) >= sizeof(h->address) || address_split(value, name, &port, r->fail)) {
+	if (address_split(value, name, &port, r->fail)) {
 		char reason[sizeof(r->fail->text)];
 
 		memcpy(reason, r->fail->text, sizeof(reason));
@@ -169,11 +171,11 @@ int hosts_put(const char *dir, const struct host *host, struct fail *f)
 		goto done;
 	}
 	for (line = old; *line; line = next) {
-		size_t n = strcspn(line, "\n");
+		size_t n = strcspn(line, "\n"), blank = strspn(line, " \t");
 
 		next = line + n + (line[n] == '\n');
-		if (line[0] == '[') {
-			inside = !strncmp(line, section, strlen(section));
+		if (line[blank] == '[') {
+			inside = !strncmp(line + blank, section, strlen(section));
 			found |= inside;
 			fprintf(out, "%.*s\n", (int)n, line);
 			if (inside && host->address[0])

@@ -32,7 +32,7 @@ struct host *hosts_find(struct hosts *hosts, const char *name, struct fail *f);
  */
 int hosts_put(const char *dir, const struct host *host, struct fail *f);
 
-/* Splits "IP", "IP:PORT", "NAME:PORT"; @port defaults to GODWIT_PORT. */
+/* Splits "IP", "IP:PORT", "NAME:PORT" of at most 127 characters; @port defaults to GODWIT_PORT. */
 int address_split(const char *address, char name[128], unsigned int *port, struct fail *f);
 
 /* "tcp:IP:PORT" for other hosts to reach @host, into @uri; names are refused, hosts have no DNS. */

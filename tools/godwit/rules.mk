@@ -55,10 +55,11 @@ $(GODWIT_OBJ)/cJSON.o $(GODWIT_OBJ)/asan/cJSON.o: | $(DEPS_STAMP)
 	@mkdir -p $(@D)
 	$(HOSTCC) $(GODWIT_CFLAGS) -w $(if $(findstring asan,$@),$(GODWIT_ASAN)) -c -o $@ $(DEPS)/cjson/cJSON.c
 
-# A name too long for a line must be an error, not a truncated name: lines of up to 1000 bytes.
-$(GODWIT_OBJ)/ini.o $(GODWIT_OBJ)/asan/ini.o: | $(DEPS_STAMP)
+# A name too long for a line must be an error, not a truncated name: lines of up to 1000 bytes. An indented
+# line is a line like any other, not more of the value above.
+$(GODWIT_OBJ)/ini.o $(GODWIT_OBJ)/asan/ini.o: $(GODWIT_CLI)/rules.mk | $(DEPS_STAMP)
 	@mkdir -p $(@D)
-	$(HOSTCC) $(GODWIT_CFLAGS) -w -DINI_MAX_LINE=1000 -DINI_STOP_ON_FIRST_ERROR=1 \
+	$(HOSTCC) $(GODWIT_CFLAGS) -w -DINI_MAX_LINE=1000 -DINI_STOP_ON_FIRST_ERROR=1 -DINI_ALLOW_MULTILINE=0 \
 		$(if $(findstring asan,$@),$(GODWIT_ASAN)) -c -o $@ $(DEPS)/inih/ini.c
 
 .PHONY: godwit-test

@@ -55,6 +55,27 @@ def test_hosts_that_cannot_be_read_stay(env):
     equal(read(env.dir, "hosts.ini"), before)
 
 
+def test_addresses_that_are_none(env):
+    env.run("ca", "init", code=0)
+    for bad, want in (("1.2.3.4:4294967297", "1 to 65535"), ("1.2.3.4:" + "9" * 30, "1 to 65535"), ("1.2.3.4:0", "1 to 65535"),
+                      ("1.2.3.4:-1", "valid port"), ("1.2.3.4:1x", "valid port"), ("10.0.0.5\n[b]", "not an address"),
+                      ("x" * 124 + ":4789", "not an address"), ("a;b", "not an address"), ("::1", "not an address"),
+                      ("", "not an address")):
+        for option in ("--address", "--peer-address"):
+            has(env.run("ca", "enroll", "a", option, bad, code=2).err, want)
+    equal(os.path.exists(env.dir + "/hosts.ini"), False)
+
+
+def test_hosts_that_are_indented_stay(env):
+    env.run("ca", "init", code=0)
+    with open(env.dir + "/hosts.ini", "w") as f:
+        f.write("[a]\n\n  [b]\n  address=10.0.0.6\n")
+    env.run("ca", "enroll", "a", "--address", "10.0.0.5", code=0)
+    equal(read(env.dir, "hosts.ini"), "[a]\naddress=10.0.0.5\n\n  [b]\n  address=10.0.0.6\n")
+    env.run("ca", "enroll", "b", "--address", "10.0.0.7", code=0)
+    has(env.run("status", "b", "--timeout", "0.1", keep_hosts=True, code=3).out, "10.0.0.7")
+
+
 def test_enroll_host(env):
     env.run("ca", "init", "--cluster", "lab", code=0)
     p = env.run("ca", "enroll", "a", "--address", "10.0.0.5:4000", "--days", "30", code=0)
