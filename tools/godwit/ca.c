@@ -202,7 +202,7 @@ out:
 int ca_init(const char *dir, const char *cluster, int days, struct fail *f)
 {
 	char *key_path = text_new("%s/ca.key", dir), *crt_path = text_new("%s/ca.crt", dir);
-	struct enrolment admin = { .name = "admin", .role = "admin", .days = LEAF_DAYS };
+	struct enrolment admin = { .name = "admin", .role = "admin", .days = days < LEAF_DAYS ? days : LEAF_DAYS };
 	struct certificate c = { .is_ca = true, .from_days = -BACKDATE_DAYS, .to_days = days };
 	char *subject = text_new("O=%s,OU=ca,CN=%s CA", cluster, cluster);
 	mbedtls_pk_context key;
@@ -414,6 +414,9 @@ int ca_enroll(const char *dir, const struct enrolment *e, char **where, struct f
 		return fail_set(f, GW_USAGE, "only a host has an address; '%s' is to be an %s", e->name,
 				e->role);
 	code = authority_load(dir, &ca, f);
+	if (!code && e->days >= 0 && mbedtls_x509_time_is_past(&ca.crt.valid_to))
+		code = fail_set(f, GW_FAILED, "the CA in %s has expired, and nobody would accept what it makes now: make a new"
+				" cluster with 'godwit ca init' in another folder and enrol all hosts there", dir);
 	if (!code)
 		code = is_host ? enroll_host(dir, &ca, e, where, f) :
 				 enroll_person(dir, &ca, e, where, f);

@@ -145,7 +145,10 @@ static int identity_parse(struct identity *id, const char *dir, const char *name
 	name_and_role(&id->crt, id->name, id->role);
 	date_text(to, &id->crt.valid_to);
 	mbedtls_x509_crt_verify(&id->crt, &id->ca, NULL, NULL, &flags, NULL, NULL);
-	if (flags & MBEDTLS_X509_BADCERT_NOT_TRUSTED)
+	if (mbedtls_x509_time_is_past(&id->ca.valid_to))
+		code = fail_set(f, GW_NO_HOST, "the cluster's CA certificate %s has expired: make a new cluster with"
+				" 'godwit ca init' in another folder and enrol the hosts again", ca);
+	else if (flags & MBEDTLS_X509_BADCERT_NOT_TRUSTED)
 		code = fail_set(f, GW_NO_HOST, "your certificate %s was not made by the CA in %s; enrol"
 				" '%s' again with that CA", crt, ca, name);
 	else if (flags & MBEDTLS_X509_BADCERT_EXPIRED)
@@ -194,16 +197,6 @@ void identity_free(struct identity *id)
 	mbedtls_x509_crt_free(&id->crt);
 	mbedtls_pk_free(&id->key);
 	free(id);
-}
-
-const char *identity_name(const struct identity *id)
-{
-	return id->name;
-}
-
-const char *identity_role(const struct identity *id)
-{
-	return id->role;
 }
 
 /* --- the socket --- */
@@ -309,9 +302,6 @@ static int explain_certificate(const struct conn *c, struct fail *f)
 		return fail_set(f, GW_NO_HOST, "the certificate of '%s' at %s is not of your cluster's CA"
 				" (its issuer is '%s'). Check --dir and the address, or enrol the host"
 				" again with this CA", host, address, v->issuer);
-	if (v->above & MBEDTLS_X509_BADCERT_EXPIRED)
-		return fail_set(f, GW_NO_HOST, "the cluster's CA certificate has expired: make a new"
-				" cluster with 'godwit ca init' and enrol the hosts again");
 	if (v->leaf & MBEDTLS_X509_BADCERT_EXPIRED)
 		return fail_set(f, GW_NO_HOST, "the certificate of host '%s' (%s) expired on %s. Renew it"
 				" with 'godwit ca enroll %s --force' and copy the files to the host",

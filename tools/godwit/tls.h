@@ -18,10 +18,6 @@ struct conn;
 int identity_load(const char *dir, const char *name, struct identity **id, struct fail *f);
 void identity_free(struct identity *id);
 
-/* The name and role in the identity's certificate. */
-const char *identity_name(const struct identity *id);
-const char *identity_role(const struct identity *id);
-
 /*
  * Starts to connect to @host and returns at once. @id and @host must outlive the connection.
  * *@out is set only on success; conn_close() it.

@@ -6,7 +6,7 @@ import ssl
 import threading
 import time
 
-from env import Env, Failed, equal, has
+from env import Env, Failed, equal, has, lacks
 from fakehost import FakeHost, guest
 
 
@@ -217,6 +217,17 @@ def test_own_certificate_expired(env):
     FakeHost(env, "a")
     has(env.run("status", "--identity", "old", code=3).err, "your certificate", "expired on",
         "godwit ca enroll old --role viewer --force")
+
+
+def test_ca_expired(env):
+    env.dir = os.path.join(env.folder, "old")
+    env.run("ca", "init", "--days", "-1", code=0)
+    env.hosts["a"] = "127.0.0.1:1"
+    p = env.run("status", code=3)
+    has(p.err, "CA certificate " + env.dir + "/ca.crt has expired", "godwit ca init")
+    lacks(p.err, "ca enroll")  # what it makes is worth nothing
+    has(env.run("ca", "enroll", "a", code=1).err, "the CA in " + env.dir + " has expired")
+    equal(os.path.exists(env.dir + "/esp"), False)
 
 
 def test_own_certificate_of_other_ca(env):
