@@ -25,15 +25,15 @@ static error_t time_parse(int key, char *arg, struct argp_state *state)
 	return 0;
 }
 
-/* "-0.123 ms", "?" where the host says nothing. json_number() is for what is never negative. */
-static const char *offset_text(char *buf, size_t size, const cJSON *o, const char *key)
+/* "-0.123 ms" of -123 us, "?" where the host says nothing. json_number() is for what is never negative. */
+static const char *signed_text(char *buf, size_t size, const cJSON *o, const char *key, const char *unit)
 {
 	const cJSON *v = cJSON_GetObjectItemCaseSensitive(o, key);
 
 	if (!cJSON_IsNumber(v) || !(v->valuedouble > -1e18 && v->valuedouble < 1e18))
 		snprintf(buf, size, "?");
 	else
-		snprintf(buf, size, "%+.3f ms", v->valuedouble / 1000);
+		snprintf(buf, size, "%+.3f %s", v->valuedouble / 1000, unit);
 	return buf;
 }
 
@@ -51,19 +51,19 @@ static const char *age_text(char *buf, size_t size, const cJSON *o, const char *
 static void print_host(const char *host, const cJSON *t)
 {
 	const char *state = json_text(t, "state", "unknown");
-	char offset[32], dispersion[32], age[32], slew[32];
+	char offset[32], dispersion[32], age[32], slew[32], rate[32];
 	const cJSON *s;
 
 	if (!json_text(t, "source", "")[0]) {
 		printf("%-12s %s%s\n", host, state, strcmp(state, "no-servers") ? "" :
 		       ": its clock is the firmware's; name some in [time] servers= of its godwit.conf");
 	} else {
-		printf("%-12s %s, source %s, stratum %.0f, offset %s, dispersion %s, slewing %s, rate %+.3f ppm, last answer"
+		printf("%-12s %s, source %s, stratum %.0f, offset %s, dispersion %s, slewing %s, rate %s, last answer"
 		       " %s ago, poll %.0f s\n", host, state, json_text(t, "source", ""), json_number(t, "stratum", 0),
-		       offset_text(offset, sizeof(offset), t, "offset-us"),
+		       signed_text(offset, sizeof(offset), t, "offset-us", "ms"),
 		       format_us(dispersion, sizeof(dispersion), json_number(t, "dispersion-us", 0)),
-		       offset_text(slew, sizeof(slew), t, "slew-us"),
-		       cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(t, "rate-ppb")) / 1000,
+		       signed_text(slew, sizeof(slew), t, "slew-us", "ms"),
+		       signed_text(rate, sizeof(rate), t, "rate-ppb", "ppm"),
 		       age_text(age, sizeof(age), t, "last-answer-us"), json_number(t, "poll-s", 0));
 	}
 	cJSON_ArrayForEach(s, cJSON_GetObjectItemCaseSensitive(t, "servers")) {
@@ -71,7 +71,7 @@ static void print_host(const char *host, const cJSON *t)
 
 		printf("  %-21s %-12s stratum %2.0f  reach %03o  offset %14s  delay %8s  %s%s%s\n", json_text(s, "address", "?"),
 		       json_text(s, "state", "?"), json_number(s, "stratum", 0), (unsigned int)json_number(s, "reach", 0) & 255,
-		       offset_text(offset, sizeof(offset), s, "offset-us"), age_text(dispersion, sizeof(dispersion), s, "delay-us"),
+		       signed_text(offset, sizeof(offset), s, "offset-us", "ms"), age_text(dispersion, sizeof(dispersion), s, "delay-us"),
 		       json_true(s, "preferred") ? "preferred" : "", why[0] ? " " : "", why);
 	}
 }
@@ -98,14 +98,13 @@ static int time_run(struct time_args *a, struct fleet *fleet, struct fail *f)
 			if (at->fail.code)
 				cJSON_AddStringToObject(h, "error", at->fail.text);
 			else
-				cJSON_AddItemToObject(h, "time", t);
+				cJSON_AddItemToObject(h, "time", cJSON_Duplicate(t, true));
 			cJSON_AddItemToArray(out, h);
-			continue;
-		}
-		if (at->fail.code)
+		} else if (at->fail.code) {
 			printf("%-12s %s\n", at->host->name, at->fail.text);
-		else
+		} else {
 			print_host(at->host->name, t);
+		}
 		cJSON_Delete(t);
 	}
 	if (out)
