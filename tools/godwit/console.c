@@ -125,7 +125,7 @@ static void console_event(void *arg, const char *name, const cJSON *data)
 		c->moved |= !strcmp(status, "completed");
 	} else if (!strcmp(name, "GUEST_STATE")) {
 		c->moved |= !strcmp(status, "postmigrate");
-		c->died = !strcmp(status, "internal-error") || !strcmp(status, "guest-panicked");
+		c->died = guest_died(status);
 		c->ended = c->died || !strcmp(status, "shutdown");
 		c->seen_ms = now_ms();
 		snprintf(c->status, sizeof(c->status), "%s", status);

@@ -95,7 +95,8 @@ static int define_run(struct define_args *a, const char *verb, struct fleet *fle
 	code = fleet_ask(&a->ctx, &a->at.host, a->at.host && !create ? 1 : 0, false, fleet, f);
 	if (code)
 		return code;
-	at = create ? place(a, fleet, f) : fleet_find(fleet, a->at.guest, false, f);
+	/* A silent host may have it, too: then it is not clear which is meant. */
+	at = create ? place(a, fleet, f) : fleet_find(fleet, a->at.guest, true, f);
 	if (!at)
 		return f->code;
 	args = cJSON_Duplicate(a->keys, true);

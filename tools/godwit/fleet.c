@@ -117,6 +117,11 @@ bool guest_lives_on(const cJSON *guest, const char *host)
 	return false;
 }
 
+bool guest_died(const char *status)
+{
+	return !strcmp(status, "internal-error") || !strcmp(status, "guest-panicked");
+}
+
 /* "a, b" of the hosts that list (@listed) or did not answer (!@listed); in @buf. */
 static const char *fleet_names(const struct fleet *fleet, const char *guest, bool listed, char *buf,
 			       size_t size)
@@ -167,6 +172,10 @@ struct answer *fleet_find(struct fleet *fleet, const char *name, bool strict, st
 	}
 	if (lives == 1)
 		return live;
+	if (fleet->failed && fleet->count == 1) {
+		*f = fleet->answer[0].fail;
+		return NULL;
+	}
 	if (fleet->failed && (strict || !lists)) {
 		fleet_names(fleet, name, false, names, sizeof(names));
 		for (i = 0; !fleet->answer[i].fail.code; i++)

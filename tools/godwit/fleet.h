@@ -55,6 +55,9 @@ int guest_ask(struct qmp *q, const char *name, cJSON **guest, struct fail *f);
 /* Whether @guest (an entry of query-guests) belongs to @host and has not ended. */
 bool guest_lives_on(const cJSON *guest, const char *host);
 
+/* Whether @status is that of a guest that ended by an error. */
+bool guest_died(const char *status);
+
 /*
  * The one answer whose host has the guest @name: the host that owns it while it lives, else the
  * only one that lists it. NULL with @f set when there is none or it is not clear which. With

@@ -74,10 +74,13 @@ static int guest_wait(struct guest_args *a, struct answer *at, struct fail *f)
 		int code = guest_ask(&at->qmp, a->at.guest, &now, f);
 
 		if (code)
-			return code == GW_NO_HOST ? fail_set(f, GW_UNKNOWN, "asked the guest '%s' to shut down, but lost the"
-							     " connection to host '%s': 'godwit status' shows whether it has",
-							     a->at.guest, at->host->name) : code;
+			return fail_set(f, GW_UNKNOWN, "asked the guest '%s' to shut down, but lost"
+					" it or the connection to host '%s': 'godwit status' shows whether it has", a->at.guest,
+					at->host->name);
 		lives = guest_lives_on(now, at->host->name);
+		if (guest_died(json_text(now, "status", "")))
+			code = fail_set(f, GW_BAD_END, "the guest '%s' on host '%s' was asked to shut down, and died: %.900s", a->at.guest,
+					at->host->name, json_text(now, "exit-reason", json_text(now, "status", "")));
 		if (!strcmp(json_text(now, "status", ""), "postmigrate"))
 			code = fail_set(f, GW_BAD_END, "the guest '%s' was asked to shut down, but moved to host '%s' meanwhile: stop it there",
 					a->at.guest, json_text(now, "owner", "?"));

@@ -154,6 +154,41 @@ def test_stop_asks_the_guest(env):
     has(env.run("start", "g", "--wait", "3", code=2).err, "--wait is for 'godwit stop'")
 
 
+def test_stop_of_a_guest_that_dies(env):
+    a = FakeHost(env, "a", guests=[guest("g", "a")])
+    for status in ("guest-panicked", "internal-error"):
+        a.find("g").update(status="running", running=True)
+        a.handlers["system_powerdown"] = lambda args, status=status: a.find("g").update(
+            status=status, running=False, **{"exit-reason": "its kernel panicked"})
+        has(env.run("stop", "g", code=6).err, "was asked to shut down, and died: its kernel panicked")
+    # Somebody has deleted it: it was asked, so it is not so that nothing was changed.
+    a.find("g").update(status="running", running=True)
+    a.handlers["system_powerdown"] = lambda args: a.guests.clear()
+    has(env.run("stop", "g", code=4).err, "asked the guest 'g' to shut down")
+
+
+def test_definition_that_a_silent_host_may_have(env):
+    a = FakeHost(env, "a", guests=[guest("g", "a", status="prelaunch", running=False)])
+    env.hosts["gone"] = "127.0.0.1:1"
+    for args in (("delete", "g"), ("change", "g", "vcpus=2")):
+        has(env.run(*args, code=3).err, "not all hosts could be asked (not: gone)", "--host")
+        equal([c for c, _ in a.calls if not c.startswith("query")], [])
+    env.run("change", "g", "vcpus=2", "--host", "a", code=0)
+    p = env.run("delete", "g", "--host", "gone", code=3)
+    has(p.err, "host 'gone' (127.0.0.1:1) refuses connections")
+    lacks(p.err, "say --host")
+
+
+def test_time_that_is_none(env):
+    a = FakeHost(env, "a")
+    for answer in ("5", "[1,2]", "null", '"x"'):
+        a.raw["query-time"] = b'{"return":%s,"id":2}\n' % answer.encode()
+        has(json.loads(env.run("time", "--json", code=3).out)[0]["error"], "answered query-time with no object")
+        has(env.run("time", code=3).out, "answered query-time with no object")
+    a.raw["query-time"] = b'{"return":{"state":"synchronized","source":"10.0.0.1"},"id":2}\n'
+    lacks(env.run("time", code=0).out, "nan")
+
+
 def test_definitions(env):
     a = FakeHost(env, "a")
     b = FakeHost(env, "b", guests=[guest("g", "b")])
