@@ -4,6 +4,7 @@
 #include <argp.h>
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,8 +61,15 @@ static void terminal_restore(void)
 	termios_changed = false;
 }
 
+static void on_end(int sig)
+{
+	terminal_restore();
+	raise(sig); /* SA_RESETHAND: now it ends us */
+}
+
 static bool terminal_raw(void)
 {
+	struct sigaction sa = { .sa_handler = on_end, .sa_flags = SA_RESETHAND };
 	struct termios t;
 
 	if (!isatty(STDIN_FILENO) || tcgetattr(STDIN_FILENO, &saved_termios) < 0)
@@ -71,7 +79,9 @@ static bool terminal_raw(void)
 	if (tcsetattr(STDIN_FILENO, TCSANOW, &t) < 0)
 		return false;
 	termios_changed = true;
-	atexit(terminal_restore);
+	sigaction(SIGTERM, &sa, NULL);
+	sigaction(SIGHUP, &sa, NULL);
+	sigaction(SIGINT, &sa, NULL);
 	return true;
 }
 

@@ -2,7 +2,10 @@
 """godwit console: output, input, the escape key, ends, and guests that move."""
 import base64
 import json
+import os
+import signal
 import subprocess
+import termios
 import time
 
 from env import Failed, equal, has, lacks, wait_for
@@ -107,6 +110,17 @@ def test_terminal_is_restored_when_the_host_goes(env):
     h.close()
     equal(t.wait(), 3)
     has(t.text, "host 'a'", "closed the connection")
+
+
+def test_terminal_is_restored_when_it_is_ended(env):
+    console_host(env)
+    for sig in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        t = env.terminal("console", "g")
+        t.read_until("leaves")
+        equal(termios.tcgetattr(t.fd)[3] & termios.ICANON, 0)
+        os.kill(t.pid, sig)
+        equal(t.wait(), -sig)
+        equal(termios.tcgetattr(t.fd)[3] & termios.ICANON, termios.ICANON)
 
 
 def test_without_follow_a_move_ends_it(env):
