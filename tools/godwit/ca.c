@@ -377,8 +377,7 @@ static int enroll_host(const char *dir, const struct authority *ca, const struct
 static int enroll_person(const char *dir, const struct authority *ca, const struct enrolment *e,
 			 char **where, struct fail *f)
 {
-	char *folder = text_new("%s/identities", e->out ? e->out : dir);
-	struct fail none;
+	char *folder = text_new("%s/identities", e->out ? e->out : dir), *hosts = text_new("%s/hosts.ini", dir);
 	int code = dir_make(folder, f);
 
 	*where = text_new("%s", e->out ? e->out : dir);
@@ -387,8 +386,10 @@ static int enroll_person(const char *dir, const struct authority *ca, const stru
 	if (!code && e->out) {
 		/* A folder that can be handed to that person: it has no CA key. */
 		code = file_copy(dir, e->out, "ca.crt", f);
-		file_copy(dir, e->out, "hosts.ini", &none);
+		if (!code && access(hosts, F_OK) == 0)
+			code = file_copy(dir, e->out, "hosts.ini", f);
 	}
+	free(hosts);
 	free(folder);
 	return code;
 }
@@ -498,6 +499,10 @@ static error_t ca_parse(int key, char *arg, struct argp_state *state)
 			argp_error(state, "say 'godwit ca init' or 'godwit ca enroll NAME'");
 		else if (!strcmp(a->verb, "enroll") && !a->e.name)
 			argp_error(state, "say which host or person: 'godwit ca enroll NAME'");
+		else if (!strcmp(a->verb, "enroll") && a->cluster)
+			argp_error(state, "--cluster is for 'godwit ca init' only");
+		else if (!strcmp(a->verb, "init") && (a->e.role || a->e.out || a->e.address || a->e.peer_address || a->e.force))
+			argp_error(state, "'godwit ca init' takes --cluster and --days only");
 		break;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -513,7 +518,7 @@ int ca_main(int argc, char **argv)
 		ca_options, ca_parse, "init\nenroll NAME",
 		"Makes the cluster's certificate authority, and keys and certificates of hosts and"
 		" people.", children, NULL, NULL };
-	struct ca_args a = { .cluster = "godwit", .e = { .role = "host", .days = LEAF_DAYS } };
+	struct ca_args a = { .e = { .days = LEAF_DAYS } };
 	struct fail f = { 0 };
 	char *where = NULL;
 	bool init;
@@ -522,6 +527,8 @@ int ca_main(int argc, char **argv)
 	context_init(&a.ctx);
 	argp_parse(&argp, argc, argv, 0, NULL, &a);
 	init = !strcmp(a.verb, "init");
+	a.cluster = a.cluster ? a.cluster : "godwit";
+	a.e.role = a.e.role ? a.e.role : "host";
 	code = context_crypto(&f);
 	if (!code)
 		code = init ? ca_init(a.ctx.dir, a.cluster, a.days_given ? a.e.days : CA_DAYS, &f) :

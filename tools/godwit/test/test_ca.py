@@ -121,6 +121,22 @@ def test_enroll_person_to_hand_over(env):
         raise Failed("a person's certificate must not be usable as a host's")
 
 
+def test_person_without_the_hosts_is_a_failure(env):
+    env.run("ca", "init", code=0)
+    env.run("ca", "enroll", "a", "--address", "10.0.0.5", code=0)
+    os.makedirs(env.folder + "/bob/hosts.ini")
+    has(env.run("ca", "enroll", "bob", "--role", "viewer", "--out", env.folder + "/bob", code=1).err, "cannot write", "bob/hosts.ini")
+
+
+def test_options_of_the_other_verb(env):
+    for options in (("--out", env.folder + "/x"), ("--role", "admin"), ("--address", "1.2.3.4"), ("--peer-address", "1.2.3.4"),
+                    ("--force",)):
+        has(env.run("ca", "init", *options, code=2).err, "takes --cluster and --days only")
+    equal(os.path.exists(env.dir), False)
+    env.run("ca", "init", code=0)
+    has(env.run("ca", "enroll", "a", "--cluster", "lab", code=2).err, "--cluster is for 'godwit ca init' only")
+
+
 def test_refuses_bad_arguments(env):
     env.run("ca", "init", code=0)
     for bad in ("a/b", "../x", "a,OU=admin", "", "x" * 32, "a b", "-a"):
