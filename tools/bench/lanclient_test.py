@@ -65,7 +65,7 @@ class Clients(unittest.TestCase):
         began = time.monotonic()
         client = self.client("stream", lambda c: stream(c, pause_at=3 * LAP))
         client.wait_connected()
-        client.wait_progress()
+        client.wait(lambda e: e["event"] == "progress" and e["bytes"] > 4 * LAP, 180, "stream after the pause")
         end = client.finish()
         self.assertGreater(end["bytes"], 4 * LAP)
         self.assertTrue(0.4 < client.longest_gap() < time.monotonic() - began, client.longest_gap())
