@@ -97,7 +97,7 @@ int hosts_load(const char *dir, struct hosts *hosts, struct fail *f)
 	struct fail why = { 0 };
 	struct hosts_reader r = { hosts, &why };
 	FILE *in;
-	int line;
+	int line, failed;
 
 	memset(hosts, 0, sizeof(*hosts));
 	hosts->path = text_new("%s/hosts.ini", dir);
@@ -107,7 +107,10 @@ int hosts_load(const char *dir, struct hosts *hosts, struct fail *f)
 	if (!in)
 		return fail_set(f, GW_FAILED, "cannot open %s: %s", hosts->path, strerror(errno));
 	line = ini_parse_file(in, hosts_line, &r);
+	failed = ferror(in) ? errno : 0;
 	fclose(in);
+	if (failed) /* half of the hosts are none: a guest could be started that runs on another */
+		return fail_set(f, GW_FAILED, "cannot read %s: %s", hosts->path, strerror(failed));
 	if (line)
 		return fail_set(f, GW_FAILED, "%s, line %d: %.900s", hosts->path, line,
 				why.text[0] ? why.text : "not 'setting=value' and not '[HOST]'");

@@ -206,6 +206,11 @@ def test_bad_hosts_ini(env):
         has(env.run("status", keep_hosts=True, code=1).err, "hosts.ini", want)
 
 
+def test_hosts_ini_that_cannot_be_read(env):
+    os.mkdir(env.dir + "/hosts.ini")
+    has(env.run("status", code=1).err, "cannot read " + env.dir + "/hosts.ini: Is a directory")
+
+
 def test_no_hosts_and_unknown_host(env):
     has(env.run("status", code=2).err, "no hosts are known", "godwit ca enroll")
     FakeHost(env, "a")
