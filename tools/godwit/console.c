@@ -93,6 +93,26 @@ static void console_note(const struct console *c, const char *text)
 	fprintf(stderr, "%s[godwit: %s]%s", eol, text, eol);
 }
 
+/* @data with another piece of output in it; nothing if that is empty. */
+static void console_json(const cJSON *data, double offset, const unsigned char *piece, size_t n)
+{
+	size_t size = n / 3 * 4 + 5, len;
+	unsigned char *text = malloc(size);
+	cJSON *out = cJSON_Duplicate(data, true);
+	char *line = NULL;
+
+	if (n && text && !mbedtls_base64_encode(text, size, &len, piece, n)) {
+		cJSON_ReplaceItemInObjectCaseSensitive(out, "offset", cJSON_CreateNumber(offset));
+		cJSON_ReplaceItemInObjectCaseSensitive(out, "data", cJSON_CreateString((char *)text));
+		line = cJSON_PrintUnformatted(out);
+	}
+	if (line)
+		printf("%s\n", line);
+	cJSON_free(line);
+	cJSON_Delete(out);
+	free(text);
+}
+
 static void console_output(struct console *c, const cJSON *data)
 {
 	const char *text = json_text(data, "data", "");
@@ -103,15 +123,13 @@ static void console_output(struct console *c, const cJSON *data)
 	c->seen_ms = now_ms();
 	if (!buf || mbedtls_base64_decode(buf, len + 1, &n, (const unsigned char *)text, len)) {
 		console_note(c, "the host sent console output that cannot be read");
-	} else if (c->ctx.json) {
-		char *line = cJSON_PrintUnformatted(data);
-
-		printf("%s\n", line ? line : "null");
-		cJSON_free(line);
 	} else {
 		if (c->repeats && offset < c->next)
 			skip = c->next - offset < (double)n ? (size_t)(c->next - offset) : n;
-		fwrite(buf + skip, 1, n - skip, stdout);
+		if (c->ctx.json)
+			console_json(data, offset + (double)skip, buf + skip, n - skip);
+		else
+			fwrite(buf + skip, 1, n - skip, stdout);
 	}
 	if (skip < n || !c->repeats) {
 		c->repeats = false;

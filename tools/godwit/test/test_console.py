@@ -134,10 +134,10 @@ def test_without_follow_a_move_ends_it(env):
     has(err.decode(), "moved to another host; --follow goes with it")
 
 
-def test_follow_a_move(env):
+def follow_a_move(env, *options):
     a = console_host(env, history=b"one\n")
     b = ConsoleHost(env, "b")
-    p = env.start("console", "g", "--no-input", "--history", "--follow", stdout=subprocess.PIPE,
+    p = env.start("console", "g", "--no-input", "--history", "--follow", *options, stdout=subprocess.PIPE,
                   stderr=subprocess.PIPE)
     wait_for(a.attached)
     a.say(b"two\n")
@@ -152,9 +152,22 @@ def test_follow_a_move(env):
     b.say(b"four\n")
     b.event("GUEST_STATE", guest="g", status="shutdown", reason="")
     out, err = p.communicate(timeout=60)
-    equal(out, b"one\ntwo\nthree\nfour\n")
     has(err.decode(), "'g' is on 'b' now")
     equal(p.returncode, 0)
+    return out
+
+
+def test_follow_a_move(env):
+    equal(follow_a_move(env), b"one\ntwo\nthree\nfour\n")
+
+
+def test_follow_a_move_as_json(env):
+    shown = b""
+    for line in follow_a_move(env, "--json").splitlines():
+        got = json.loads(line)
+        equal(got["offset"], len(shown))
+        shown += base64.b64decode(got["data"])
+    equal(shown, b"one\ntwo\nthree\nfour\n")
 
 
 def test_follow_over_a_lost_connection(env):
