@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* The NBD client against a real server, over sockets: nbd_real IP PORT EXPORT SECONDS [CA CRT KEY]. Random requests for so long,
- * or until SIGTERM, never two at one place, checked against a model; at the end the whole disk is. Says "up" each time that the
- * disk is there. tools/bench/nbd_test.py starts and kills the servers. Exit code 0: all right, 1: not, 2: the disk never came. */
+ * or until SIGTERM, but at least 100; never two at one place, checked against a model; at the end the whole disk is. Says "up"
+ * each time that the disk is there. tools/bench/nbd_test.py starts and kills the servers. Exit code 0: all right, 1: not, 2: the
+ * disk never came. */
 #include "net/nbd_client.h"
 #include "net/net_fake.h"
 #include "net/tls.h"
@@ -267,7 +268,7 @@ int main(int argc, char **argv)
 	srand((unsigned)getpid());
 	for (unsigned i = 0; i < DEPTH; i++)
 		ios[i].data = malloc(BLK_MAX_BYTES);
-	for (end = fake_now + (u64)atoi(argv[4]) * SECOND; fake_now < end && !enough; turn())
+	for (end = fake_now + (u64)atoi(argv[4]) * SECOND; requests < 100 || (fake_now < end && !enough); turn())
 		for (unsigned i = 0; i < DEPTH; i++)
 			if (!ios[i].pending)
 				submit(&ios[i]);

@@ -53,7 +53,7 @@ class NbdTest(unittest.TestCase):
         )
 
     def end(self, client, connections=1):
-        out, err = client.communicate(timeout=SECONDS + 90)
+        out, err = client.communicate(timeout=SECONDS + 240)
         self.assertEqual(client.returncode, 0, out + err)
         requests, _, made = map(int, re.search(r"ok (\d+) requests, (\d+) flushes, (\d+) conn", out).groups())
         self.assertGreater(requests, 50)
@@ -92,19 +92,21 @@ class NbdTest(unittest.TestCase):
 
         def check(kind):
             server = self.serve(kind)
-            first = self.client(server)
+            first = self.client(server, seconds=3600)
+            self.addCleanup(first.kill)
             self.assertIn("up", first.stdout.readline())
             second = self.client(server, seconds=0)
             self.assertIn("up", second.stdout.readline())
             second.kill()
             second.communicate()
+            first.terminate()
             self.end(first)
 
         self.side_by_side(check, *((kind,) for kind in servers.KINDS))
 
     def refused(self, text, server, **more):
         client = self.client(server, **more)
-        out, err = client.communicate(timeout=60)
+        out, err = client.communicate(timeout=240)
         self.assertEqual(client.returncode, 2, out + err)
         self.assertIn(text, err)
 
