@@ -15,6 +15,7 @@ import bench
 sys.path.insert(0, os.path.join(bench.TOP, "guest-tests"))
 GUESTS = os.path.join(bench.BUILD, "guests")
 LINUX = os.path.join(bench.BUILD, "linux")
+PATIENT = ("--timeout", "60")  # an emulated host may need more than the command's 10 s for an answer when its machine is busy
 
 
 def conf(*guests, name="a", more=""):
@@ -34,6 +35,7 @@ def guest(name, kernel, memory="16M", modules=(), **keys):
 
 def until(check, timeout, what):
     """Call check() until it returns something true, and return that. what: text, or a function that makes it."""
+    timeout *= bench.PATIENCE
     deadline = time.monotonic() + timeout
     while True:
         got = check()
@@ -59,7 +61,7 @@ class Closed(Exception):
 class Control:
     """A control session by hand: no Godwit code at this end."""
 
-    def __init__(self, port, ca, crt=None, key=None, host="a", alpn="godwit-qmp/1", timeout=30):
+    def __init__(self, port, ca, crt=None, key=None, host="a", alpn="godwit-qmp/1", timeout=180):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_verify_locations(ca)
@@ -150,6 +152,16 @@ class Control:
 
         return until(check, timeout, lambda: f"{name} {wanted}: {self.guests()[name]}")
 
+    def slowest_answer(self, count):
+        """Of so many questions, in microseconds of the machine's own time. The least of several series: a machine that does
+        not wait for the wall clock runs on while this process does not, and that is in it, too."""
+
+        def series():
+            times = [self.call("query-host")["uptime-us"] for _ in range(count + 1)]
+            return max(two - one for one, two in zip(times, times[1:]))
+
+        return min(series() for _ in range(5))
+
     def close(self):
         self.tls.close()
 
@@ -174,7 +186,7 @@ class Operator:
 
     def godwit(self, command, *args, **options):
         """Run `godwit COMMAND` with this state folder (options: see Run.godwit)."""
-        return self.run.godwit(command, "--dir", self.dir, *args, **options)
+        return self.run.godwit(command, "--dir", self.dir, *PATIENT, *args, **options)
 
     def status(self, host="a"):
         """(query-host, {guest: query-guests entry}) of a host as `godwit status --json` shows them."""

@@ -11,6 +11,7 @@ import ssl
 import struct
 import threading
 
+from bench import PATIENCE
 from pair import certificate, tls_context
 
 TYPES = (
@@ -53,12 +54,12 @@ def reset(sock):
 class Conn:
     """Frames over a TLS socket; blocking, with a timeout."""
 
-    def __init__(self, sock, timeout=60):
+    def __init__(self, sock, timeout=180):
         self.sock = sock
         sock.settimeout(timeout)
 
     @classmethod
-    def dial(cls, port, server, ca, crt, key, alpn=ALPN, timeout=60):
+    def dial(cls, port, server, ca, crt, key, alpn=ALPN, timeout=180):
         raw = socket.create_connection(("127.0.0.1", port), timeout)
         return cls(tls_context(False, ca, crt, key, alpn).wrap_socket(raw, server_hostname=server), timeout)
 
@@ -90,7 +91,7 @@ class Conn:
 
     def closed(self):
         """Read to the end; true if it comes within the host's own limits, however slow its emulator is."""
-        self.sock.settimeout(200)
+        self.sock.settimeout(600)
         try:
             while self.sock.recv(65536):
                 pass
@@ -182,6 +183,7 @@ class Rule:
         return True
 
     def wait(self, timeout=60):
+        timeout *= PATIENCE
         assert self.hit.wait(timeout), f"no {TYPES[self.number - 1]} from {self.side} in {timeout} s"
 
 

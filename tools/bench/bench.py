@@ -36,6 +36,8 @@ OVMF_VARS = "/usr/share/OVMF/OVMF_VARS_4M.fd"
 OVMF_BOCHS = "/usr/share/ovmf/OVMF.fd"
 GUEST_IP, BENCH_IP, CONTROL_PORT = "10.0.2.15", "10.0.2.2", 4789
 DEFAULT_CPU = "corei7_skylake_x"
+# Time limits are there to end what hangs. In the tests they are written for a quiet machine; this is for one that is not.
+PATIENCE = 3
 # Godwit's own bugs and exceptions, and the firmware's; lines of guests carry a prefix and never match.
 FATAL = r"^\[ *\d+\.\d+\] .*; this host stops$|^!!!! X64 Exception Type.*"
 
@@ -259,6 +261,7 @@ class Host:
 
     def wait_exit(self, timeout=60):
         """Wait until the machine switches itself off."""
+        timeout *= PATIENCE
         try:
             self.process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -287,6 +290,7 @@ class Host:
         The search goes on behind the previous match, or from the start with rewind. HostDied if the machine
         ends or prints a fatal line first, HostTimeout if the time is over.
         """
+        timeout *= PATIENCE
         expression, deadline = re.compile(pattern, re.M), time.monotonic() + timeout
         position = 0 if rewind else self._position
         while True:

@@ -45,7 +45,7 @@ class Test:
     """A test as the runner sees it: body(run) is called in a process of its own."""
 
     def __init__(self, name, body, timeout, cores):
-        self.name, self.body, self.timeout, self.cores = name, body, timeout, cores
+        self.name, self.body, self.timeout, self.cores = name, body, timeout * bench.PATIENCE, cores
         self.pid = self.started = self.late = None
 
     @property
@@ -54,7 +54,7 @@ class Test:
 
 
 def test(timeout=120, cores=1):
-    """Register a function of one argument (a Run) as a test. timeout in seconds; cores = how many it keeps busy."""
+    """Register a function of one argument (a Run) as a test. timeout: seconds (times bench.PATIENCE); cores = how many it keeps busy."""
 
     def register(function):
         _registered.append(Test(function.__name__, function, timeout, cores))
@@ -123,7 +123,7 @@ class Run:
             stdin=stdin or subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            timeout=timeout,
+            timeout=timeout * bench.PATIENCE,
             check=False,
             env={**os.environ, **(env or {})},
         )
