@@ -38,23 +38,29 @@ def host_time(run):
     with Chrony(run) as chrony:
         servers = f"{bench.BENCH_IP}:{chrony.port},{bench.BENCH_IP}:{bench.free_port()}"
         text = conf(guest("t", "hello.elf", autostart="no"), more=f"[time]\nservers={servers}\npoll=8s\n\n")
-        host = run.host("a", run.esp("a", text, {"hello.elf": os.path.join(lib.GUESTS, "hello.elf")}), sync="slowdown")
+        host = run.host("a", run.esp("a", text, {"hello.elf": os.path.join(lib.GUESTS, "hello.elf")}), sync="slowdown", ips=50_000_000)
         host.wait_for(r"time: follows " + servers.split(",")[0].replace(".", r"\."), 60)
-        host.wait_for(r"hv: ready", 30, rewind=True)  # a host does not wait for long
+        ready = host.wait_for(r"^\[ *([\d.]+)\] hv: ready", 30, rewind=True)  # a host does not wait for long
+        began = time.monotonic() - float(ready.group(1))
         op = lib.Operator(run, host)
 
         def clock():
             return json.loads(op.godwit("time", "a", "--json").stdout)[0]["time"]
 
+        control, behind = op.control(), [0]
+
         def right():
             got = clock()
             # The emulator's clock runs at the pace of this machine's, but not to the microsecond; a busy one's falls behind.
             error = got["wall-us"] / 1e6 - time.time()
+            behind.append(time.monotonic() - began - control.call("query-host")["uptime-us"] / 1e6)
             return got["servers"][0]["reach"] >= 7 and got["dispersion-us"] < 50000 and abs(error) < 0.5 and got
 
         got = until(right, 60, "three answers, and a clock that is right")
         assert got["state"] == "synchronized" and got["synchronized"] and got["stratum"] == 4, got
-        assert abs(got["offset-us"]) < 2000000, got
+        print(f"offset {got['offset-us'] / 1e6:.3f} s, the emulator was up to {max(behind):.3f} s behind", flush=True)
+        # What a busy machine's emulator falls behind by, and catches up with, is found by the next answer.
+        assert abs(got["offset-us"]) / 1e6 < 2 + max(behind), got
         assert got["servers"][1]["state"] == "unreachable", got
         text = op.godwit("time").stdout
         assert "synchronized, source" in text and "it does not answer" in text, text
@@ -76,7 +82,14 @@ def clock_moves(run):
         pair = Pair(run, {"a": servers + busy, "b": servers}, images("dirty"), options)
 
         def distance(at):
-            """From the host's clock to the guest's, in seconds, and how well that is known."""
+            """From the host's clock to the guest's, in seconds, and how well that is known; again until that is well."""
+            for _ in range(30):
+                found = reading(at)
+                if found[1] < 0.15:
+                    break
+            return found
+
+        def reading(at):
             def said(start):
                 """The TSC in each of its lines."""
                 return re.findall(r" tsc=(\d+) chk", "\n".join(pair.console("busy")[at][start:]))
@@ -103,6 +116,7 @@ def clock_moves(run):
             down = pair.move("busy", to, max_rounds=1, downtime_limit=30000)["downtime-us"] / 1e6
             now, unsure2 = distance(to)
             print(f"{at} to {to}: down {down:.3f} s; {now - was:+.3f} s (+-{unsure + unsure2:.3f}) of it lost", flush=True)
+            assert unsure + unsure2 < 0.3, "this machine is too busy to tell"
             assert down > 0.6 and abs(now - was) < down / 2, "the guest's clock lost the time of the freeze"
 
 

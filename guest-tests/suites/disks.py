@@ -45,7 +45,7 @@ def disks_self_migrate(run):
     secure = serve(run, "secure", "qemu-nbd", tls=run.pki)
     text = guest("db", "disk", "disks=3 loops=300", more=f"debug-exit=yes\ndisk=ram:4M\ndisk={plain.uri()}\ndisk={secure.uri()}\n")
     text = conf(text, more="[debug]\nself-migrate-exits=50\n\n")
-    host = run.host("a", run.esp("a", text, images("disk")), sync="none")
+    host = run.host("a", run.esp("a", text, images("disk")))  # not ahead of its servers
     host.wait_for(r"nbds://\S+: connected, 4 MiB, TLS", 60)
     host.wait_for(r"^db\| GUEST (PASS|FAIL)", 90)
     assert "GUEST PASS" in host.serial(), host.serial()[-2000:]

@@ -18,6 +18,7 @@ import time
 import traceback
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import bench
 from pair import Pair, Qmp, QmpError, certificate, guest, images, wait_until
 from peer import ALPN as MIG
 from peer import MAX_PAYLOAD, Conn, Fake, Middle, frame, hello, is_last, text
@@ -166,7 +167,8 @@ def link_cut_in_each_phase(run):
                     say(f"  {command}: {e.desc}")
             there = pair.q[place.to].guest("g")
             if fate == "waits, goes":
-                assert there["status"] == "running" and there["owner"] == place.to, there
+                assert there["owner"] == place.to, there
+                wait_until(lambda: pair.q[place.to].status("g") == "running", "it runs on the target")
             else:
                 wait_until(lambda: pair.q[place.to].status("g") != "inmigrate", "the target gave its copy up")
         middle.heal()
@@ -223,7 +225,7 @@ STALLS = {
 }
 
 
-@test(timeout=420)
+@test(timeout=700)
 def link_stalled_in_each_phase(run):
     """Nothing is lost and nothing moves any more: every time limit, several at a time. And stalls that end in time."""
     conf = "".join(guest(name, "dirty", "mb=1 const-mb=1 rate=1 period-ms=500", memory="6M") for name in STALLS)
@@ -265,7 +267,7 @@ def link_stalled_in_each_phase(run):
         return True
 
     waiting, begun = list(STALLS), []
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while waiting or begun:
         assert time.monotonic() < deadline, (waiting, begun)
         if waiting and begin(waiting[0]):
@@ -328,7 +330,7 @@ def hostile_peers(run):
     for junk in (b"GET / HTTP/1.0\r\n\r\n", b"\0" * 4096, bytes(range(256)) * 64, b"\x16\x03\x01\x02\x00\x01" + b"\xaa" * 600):
         with socket.create_connection(("127.0.0.1", port)) as raw:
             raw.sendall(junk)
-            raw.settimeout(60)
+            raw.settimeout(600)
             try:
                 while raw.recv(4096):
                     pass
@@ -422,9 +424,7 @@ def hostile_peers(run):
 
     a.call("guest-start", guest="big")
     nobody = Fake(run.pki.ca_crt, host_b, b"220 mail ready\r\n")
-    gone = socket.create_server(("127.0.0.1", 0))
-    closed = gone.getsockname()[1]
-    gone.close()
+    closed = bench.free_port()
     for uri, who, words in (
         (nobody.uri, "g", "does not speak TLS. Is the port right"),
         (f"tcp:10.0.2.2:{closed}", "g", "connection refused"),
@@ -479,7 +479,8 @@ def stream_cut_at_any_byte(run):
     offsets += [("to", to - n) for n in (6000, 300, 70, 40, 10)]
     offsets += [("back", n) for n in (1, 300, 1100)] + [("back", back - n) for n in (200, 120, 70, 30, 1)]
     ends = {"completed": 0, "failed": 0, "waited": 0}
-    for way, count in offsets:
+
+    def cut(way, count):
         link = pair.links[place.to]
         link.cut_after(way, count)
         pair.migrate("g", place.to, link.uri)
@@ -498,6 +499,14 @@ def stream_cut_at_any_byte(run):
         pair.check_at("g", place.at)
         pair.check_memory(place.free[place.at])
         pair.wait_sequence("g", 1)
+
+    for way, count in offsets:
+        cut(way, count)
+    # How many KEEPALIVEs there are differs from move to move, so all may have missed the window before COMMITTED.
+    for n in range(30, 300, 30):
+        if not ends["waited"]:
+            cut("back", back - n)
+            cut("back", back + n)
     say(ends)
     assert ends["failed"] >= 8 and ends["waited"], ends
     place.move()
@@ -531,12 +540,12 @@ def cancelled_moves(run):
     say("Ctrl-C, in pre-copy")
     rule = middle.on("T", "ROUND_END", "hold")
     command = subprocess.Popen(
-        [GODWIT, "migrate", "g", "b"], env={**os.environ, "GODWIT_DIR": pair.dir}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [GODWIT, "migrate", "g", "b", "--timeout", "60"], env={**os.environ, "GODWIT_DIR": pair.dir}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
         rule.wait()
         command.send_signal(signal.SIGINT)
-        output, _ = command.communicate(timeout=90)
+        output, _ = command.communicate(timeout=300)
     finally:
         command.kill()
     say(output)

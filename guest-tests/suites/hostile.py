@@ -79,10 +79,7 @@ def one_host(run, cpus, cases, worst_ms):
         print(f"{cpus} CPUs, {args}: {end}", flush=True)
     assert exits > 10000, f"only {exits} exits: that is no storm"
     until(lambda: c.call("query-host")["memory-free"] >= free - (256 << 10), 30, "the memory of the hostile comes back")
-    slowest, last = 0, c.call("query-host")["uptime-us"]
-    for _ in range(10):
-        now = c.call("query-host")["uptime-us"]
-        slowest, last = max(slowest, now - last), now
+    slowest = c.slowest_answer(10)
     lines = beats(host)
     khz = int(re.search(r"tsc-khz=(\d+)", host.serial()).group(1))
     gap = max(two[1] - one[1] for one, two in zip(lines[first:], lines[first + 1 :])) / khz
