@@ -102,6 +102,7 @@ static int guest_run(struct guest_args *a, const struct verb *v, struct fleet *f
 	bool start = !strcmp(v->name, "start"), stop = !strcmp(v->name, "stop");
 	struct answer *at;
 	cJSON *now = NULL, *args;
+	const char *status;
 	int code;
 
 	if (a->force && !stop && (!start || !a->at.host))
@@ -116,8 +117,12 @@ static int guest_run(struct guest_args *a, const struct verb *v, struct fleet *f
 	at = fleet_find(fleet, a->at.guest, start, f);
 	if (!at)
 		return f->code;
-	/* One that does not run (paused, or a copy that waits for the outcome of a move) cannot be asked. */
-	if (stop && (a->force || strcmp(json_text(guests_find(at->guests, a->at.guest), "status", ""), "running")))
+	/*
+	 * One that does not run (paused, or a copy that waits for the outcome of a move) cannot be asked. One that is frozen
+	 * for a move may run on by the time that the command comes.
+	 */
+	status = json_text(guests_find(at->guests, a->at.guest), "status", "");
+	if (stop && (a->force || (strcmp(status, "running") && strcmp(status, "finish-migrate") && strcmp(status, "inmigrate"))))
 		v = &switch_off;
 	args = qmp_guest(a->at.guest);
 	if (a->force && start)

@@ -154,6 +154,19 @@ def test_stop_asks_the_guest(env):
     has(env.run("start", "g", "--wait", "3", code=2).err, "--wait is for 'godwit stop'")
 
 
+def test_stop_in_the_freeze_of_a_move_switches_nothing_off(env):
+    a = FakeHost(env, "a", guests=[guest("g", "a")])
+
+    def runs_again(_args):
+        a.find("g").update(status="running", running=True)
+        raise QmpError("GenericError", "guest g is finish-migrate: only a running guest can shut itself down")
+    a.handlers["system_powerdown"] = a.handlers["guest-stop"] = runs_again
+    for status in ("finish-migrate", "inmigrate"):
+        a.find("g").update(status=status, running=False)
+        has(env.run("stop", "g", code=1).err, "only a running guest")
+    equal([c for c, _ in a.calls if not c.startswith("query")], ["system_powerdown"] * 2)
+
+
 def test_stop_of_a_guest_that_dies(env):
     a = FakeHost(env, "a", guests=[guest("g", "a")])
     for status in ("guest-panicked", "internal-error"):
