@@ -70,22 +70,24 @@ static int guest_wait(struct guest_args *a, struct answer *at, struct fail *f)
 
 	for (;;) {
 		cJSON *now = NULL;
-		bool lives;
+		const char *status;
+		bool over;
 		int code = guest_ask(&at->qmp, a->at.guest, &now, f);
 
 		if (code)
 			return fail_set(f, GW_UNKNOWN, "asked the guest '%s' to shut down, but lost"
 					" it or the connection to host '%s': 'godwit status' shows whether it has", a->at.guest,
 					at->host->name);
-		lives = guest_lives_on(now, at->host->name);
-		if (guest_died(json_text(now, "status", "")))
+		status = json_text(now, "status", "");
+		over = !strcmp(status, "shutdown") || !strcmp(status, "prelaunch"); /* nobody owns it in the commit of a move */
+		if (guest_died(status))
 			code = fail_set(f, GW_BAD_END, "the guest '%s' on host '%s' was asked to shut down, and died: %.900s", a->at.guest,
-					at->host->name, json_text(now, "exit-reason", json_text(now, "status", "")));
-		if (!strcmp(json_text(now, "status", ""), "postmigrate"))
+					at->host->name, json_text(now, "exit-reason", status));
+		if (!strcmp(status, "postmigrate"))
 			code = fail_set(f, GW_BAD_END, "the guest '%s' was asked to shut down, but moved to host '%s' meanwhile: stop it there",
 					a->at.guest, json_text(now, "owner", "?"));
 		cJSON_Delete(now);
-		if (code || !lives)
+		if (code || over)
 			return code;
 		if (now_ms() >= until)
 			return fail_set(f, GW_BAD_END, "the guest '%s' on host '%s' was asked to shut down, but still runs after %u s:"

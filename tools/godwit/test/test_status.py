@@ -167,6 +167,20 @@ def test_stop_in_the_freeze_of_a_move_switches_nothing_off(env):
     equal([c for c, _ in a.calls if not c.startswith("query")], ["system_powerdown"] * 2)
 
 
+def test_stop_in_the_commit_of_a_move(env):
+    a = FakeHost(env, "a", guests=[guest("g", "a")])
+    steps = [("finish-migrate", "?"), ("paused", "?"), ("postmigrate", "b")]
+
+    def moves(_args):
+        if any(c == "system_powerdown" for c, _ in a.calls):
+            status, owner = steps.pop(0) if len(steps) > 1 else steps[0]
+            a.find("g").update(status=status, running=False, owner=owner)
+        return a.guests
+    a.handlers["system_powerdown"] = lambda args: None
+    a.handlers["query-guests"] = moves
+    has(env.run("stop", "g", code=6).err, "moved to host 'b' meanwhile: stop it there")
+
+
 def test_stop_of_a_guest_that_dies(env):
     a = FakeHost(env, "a", guests=[guest("g", "a")])
     for status in ("guest-panicked", "internal-error"):
