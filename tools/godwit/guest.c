@@ -130,14 +130,10 @@ static int guest_run(struct guest_args *a, const struct verb *v, struct fleet *f
 	if (a->force && start)
 		cJSON_AddTrueToObject(args, "force");
 	code = qmp_call(&at->qmp, v->command, args, NULL, f);
-	if (code == GW_NO_HOST) {
-		char reason[700];
-
-		snprintf(reason, sizeof(reason), "%.600s", f->text);
+	if (code == GW_NO_HOST)
 		return fail_set(f, GW_UNKNOWN, "asked host '%s' to %s the guest '%s', but lost the answer:"
 				" whether it was done is not known. 'godwit status %s' shows it. Reason:"
-				" %s", at->host->name, v->name, a->at.guest, at->host->name, reason);
-	}
+				" %.600s", at->host->name, v->name, a->at.guest, at->host->name, f->text);
 	if (!code && stop && v != &switch_off)
 		code = guest_wait(a, at, f);
 	if (code)

@@ -82,10 +82,7 @@ static int hosts_line(void *user, const char *section, const char *key, const ch
 	if (!value[0]) /* still to be filled in */
 		return 1;
 	if (address_split(value, name, &port, r->fail)) {
-		char reason[sizeof(r->fail->text)];
-
-		memcpy(reason, r->fail->text, sizeof(reason));
-		fail_set(r->fail, GW_FAILED, "[%s] %s: %.900s", section, key, reason);
+		fail_set(r->fail, GW_FAILED, "[%s] %s: %.900s", section, key, r->fail->text);
 		return 0;
 	}
 	snprintf(into, sizeof(h->address), "%s", value);

@@ -168,14 +168,10 @@ static int move_watch(struct move *mv, struct fail *f)
 		}
 		if (!code && !mv->src.broken)
 			continue;
-		if (!mv->src.broken) {
-			char reason[500];
-
-			snprintf(reason, sizeof(reason), "%.490s", f->text);
-			return fail_set(f, GW_UNKNOWN, "'%s' does not tell how the move of '%s' goes: %s."
+		if (!mv->src.broken)
+			return fail_set(f, GW_UNKNOWN, "'%s' does not tell how the move of '%s' goes: %.490s."
 					" 'godwit status' shows who has the guest", mv->from->name, mv->guest,
-					reason);
-		}
+					f->text);
 		progress_note(&mv->progress, "  lost the connection to '%s', trying again", mv->from->name);
 		if (!move_reconnect(mv, f))
 			return GW_NO_HOST;
@@ -265,25 +261,23 @@ static int move_not_done(struct move *mv, struct fail *f)
 /* The source is gone. Says what is known; the target may know how it ended. */
 static int move_lost(struct move *mv, struct fail *f)
 {
-	char reason[500];
 	struct fail why = { 0 };
 	const char *phase = mv->m.phase[0] ? mv->m.phase : "start";
 
-	snprintf(reason, sizeof(reason), "%.490s", f->text);
 	if (!mv->to)
-		return fail_set(f, GW_UNKNOWN, "lost the host '%s' in phase '%s' of the move of '%s' (%s)",
-				mv->from->name, phase, mv->guest, reason);
+		return fail_set(f, GW_UNKNOWN, "lost the host '%s' in phase '%s' of the move of '%s' (%.490s)",
+				mv->from->name, phase, mv->guest, f->text);
 	if (!move_confirm(mv, mv->to, &why)) {
-		progress_note(&mv->progress, "  '%s' cannot be asked (%s), but '%s' says that it has the"
-			      " guest", mv->from->name, reason, mv->to->name);
+		progress_note(&mv->progress, "  '%s' cannot be asked (%.490s), but '%s' says that it has the"
+			      " guest", mv->from->name, f->text, mv->to->name);
 		return GW_OK;
 	}
 	return fail_set(f, GW_UNKNOWN, "lost the host '%s' in phase '%s' of the move of '%s' to '%s', and"
 			" how it ended is not known. Known: %.400s. The guest never runs on both: it is on"
 			" '%s', or waits for the two hosts to agree. When they can be reached, 'godwit"
-			" status %s %s' shows the owner. What was lost: %s", mv->from->name, phase,
+			" status %s %s' shows the owner. What was lost: %.490s", mv->from->name, phase,
 			mv->guest, mv->to->name, why.text, mv->from->name, mv->from->name, mv->to->name,
-			reason);
+			f->text);
 }
 
 /* Follows to the end and settles who has the guest. */
@@ -438,14 +432,10 @@ static int move_start(struct move *mv, struct fail *f)
 	code = qmp_call(&mv->src, "migrate", args, NULL, f);
 	if (code != GW_NO_HOST)
 		return code;
-	if (mv->detach) {
-		char reason[700];
-
-		snprintf(reason, sizeof(reason), "%.600s", f->text);
+	if (mv->detach)
 		return fail_set(f, GW_UNKNOWN, "asked host '%s' to move the guest '%s', but lost the answer: whether it"
-				" was started is not known. 'godwit migrate-status %s' shows it. Reason: %s",
-				mv->from->name, mv->guest, mv->guest, reason);
-	}
+				" was started is not known. 'godwit migrate-status %s' shows it. Reason: %.600s",
+				mv->from->name, mv->guest, mv->guest, f->text);
 	/* It may have been taken; from here on it is as if it had been. */
 	progress_note(&mv->progress, "  lost the answer to 'migrate': %s", f->text);
 	if (!move_reconnect(mv, f))

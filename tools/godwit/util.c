@@ -15,12 +15,14 @@
 
 int fail_set(struct fail *f, enum exit_code code, const char *fmt, ...)
 {
+	char text[sizeof(f->text)];
 	va_list ap;
 
-	f->code = code;
 	va_start(ap, fmt);
-	vsnprintf(f->text, sizeof(f->text), fmt, ap);
+	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
+	strcpy(f->text, text);
+	f->code = code;
 	return code;
 }
 

@@ -25,7 +25,7 @@ struct fail {
 	char text[1200];
 };
 
-/* Fills @f and returns @code, so that a caller can `return fail_set(...)`. */
+/* Fills @f and returns @code, so that a caller can `return fail_set(...)`. f->text may be among the arguments. */
 int fail_set(struct fail *f, enum exit_code code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
