@@ -248,7 +248,8 @@ def guest_commands(run):
     until(lambda: boots() > count, 20, "the guest comes up after the reset")
     assert "it is now paused" in op.godwit("pause", "spin").stdout
     exits = c.guests()["spin"]["exits"]
-    time.sleep(0.5)  # long enough for hundreds of exits
+    now = c.call("query-host")["uptime-us"]
+    until(lambda: c.call("query-host")["uptime-us"] > now + 500000, 10, "half a second goes by")  # of hundreds of exits
     assert c.guests()["spin"]["exits"] == exits, "a paused guest runs"
     assert "it is now running" in op.godwit("resume", "spin").stdout
     until(lambda: c.guests()["spin"]["exits"] > exits, 10, "the guest goes on")
