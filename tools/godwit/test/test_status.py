@@ -64,7 +64,7 @@ def test_result_that_cannot_be_written(env):
             with open("/dev/full", "w") as full:
                 p = env.start(*args, stdout=full, stderr=subprocess.PIPE, text=True,
                               preexec_fn=(lambda: os.close(1)) if closed else None)
-                _, err = p.communicate(timeout=10)
+                _, err = p.communicate(timeout=60)
             equal((args, closed, p.returncode), (args, closed, code))
             has(err, "could not be written to standard output")
 
