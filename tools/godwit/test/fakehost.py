@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A Godwit host as far as the control port shows it: TLS 1.3, then one JSON object per line."""
 import base64
+import contextlib
 import json
 import os
 import select
@@ -169,7 +170,8 @@ class FakeHost:
             try:
                 self._send(c, out)
             except (OSError, ssl.SSLError):
-                self.connections.remove(c)
+                with contextlib.suppress(ValueError):  # another thread has found out, too
+                    self.connections.remove(c)
 
     def console(self, name, offset, data):
         self.event("CONSOLE", guest=name, offset=offset, data=base64.b64encode(data).decode())
