@@ -267,7 +267,7 @@ def link_stalled_in_each_phase(run):
         return True
 
     waiting, begun = list(STALLS), []
-    deadline = time.monotonic() + 900
+    deadline = time.monotonic() + 300 * bench.PATIENCE
     while waiting or begun:
         assert time.monotonic() < deadline, (waiting, begun)
         if waiting and begin(waiting[0]):
@@ -540,7 +540,7 @@ def cancelled_moves(run):
     say("Ctrl-C, in pre-copy")
     rule = middle.on("T", "ROUND_END", "hold")
     command = subprocess.Popen(
-        [GODWIT, "migrate", "g", "b", "--timeout", "60"], env={**os.environ, "GODWIT_DIR": pair.dir}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [GODWIT, "migrate", "g", "b", *bench.PATIENT], env={**os.environ, "GODWIT_DIR": pair.dir}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
         rule.wait()

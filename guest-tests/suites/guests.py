@@ -5,6 +5,7 @@ import re
 import subprocess
 import time
 
+import bench
 import lib
 from lib import conf, guest, until
 from runner import GODWIT, test
@@ -221,7 +222,7 @@ def guest_commands(run):
         path = os.path.join(run.dir, "shown")
         with open(path, "wb") as out:
             command = subprocess.Popen(
-                [GODWIT, "console", "--dir", op.dir, *lib.PATIENT, name, *options], stdin=subprocess.PIPE, stdout=out
+                [GODWIT, "console", "--dir", op.dir, *bench.PATIENT, name, *options], stdin=subprocess.PIPE, stdout=out
             )
         try:
             command.stdin.write(typed)

@@ -15,7 +15,6 @@ import bench
 sys.path.insert(0, os.path.join(bench.TOP, "guest-tests"))
 GUESTS = os.path.join(bench.BUILD, "guests")
 LINUX = os.path.join(bench.BUILD, "linux")
-PATIENT = ("--timeout", "60")  # an emulated host may need more than the command's 10 s for an answer when its machine is busy
 
 
 def conf(*guests, name="a", more=""):
@@ -186,7 +185,7 @@ class Operator:
 
     def godwit(self, command, *args, **options):
         """Run `godwit COMMAND` with this state folder (options: see Run.godwit)."""
-        return self.run.godwit(command, "--dir", self.dir, *PATIENT, *args, **options)
+        return self.run.godwit(command, "--dir", self.dir, *bench.PATIENT, *args, **options)
 
     def status(self, host="a"):
         """(query-host, {guest: query-guests entry}) of a host as `godwit status --json` shows them."""

@@ -9,7 +9,7 @@ import socket
 import ssl
 import time
 
-from bench import PATIENCE
+from bench import PATIENCE, PATIENT
 
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 GUESTS = os.path.join(TOP, "build", "guests")
@@ -57,7 +57,7 @@ def wait_until(condition, what, timeout=60):
 class Qmp:
     """A control session with a host: as an admin, or as another host."""
 
-    def __init__(self, run, host, host_as=None, timeout=180):
+    def __init__(self, run, host, host_as=None, timeout=60 * PATIENCE):
         files = certificate(run.pki, host_as or "tester", "host" if host_as else "admin")
         context = tls_context(False, run.pki.ca_crt, *files)
         raw = socket.create_connection(("127.0.0.1", host.port), timeout)
@@ -165,7 +165,7 @@ class Pair:
                 f.write(f"[{name}]\naddress=127.0.0.1:{host.port}\npeer-address={peer}\n")
 
     def godwit(self, *args, **options):
-        return self.run.godwit(*args, "--timeout", "60", env={"GODWIT_DIR": self.dir, "GODWIT_IDENTITY": "tester"}, **options)
+        return self.run.godwit(*args, *PATIENT, env={"GODWIT_DIR": self.dir, "GODWIT_IDENTITY": "tester"}, **options)
 
     def migrate(self, guest, to, uri=None, **arguments):
         """Begin a move by QMP."""

@@ -54,12 +54,12 @@ def reset(sock):
 class Conn:
     """Frames over a TLS socket; blocking, with a timeout."""
 
-    def __init__(self, sock, timeout=180):
+    def __init__(self, sock, timeout=60 * PATIENCE):
         self.sock = sock
         sock.settimeout(timeout)
 
     @classmethod
-    def dial(cls, port, server, ca, crt, key, alpn=ALPN, timeout=180):
+    def dial(cls, port, server, ca, crt, key, alpn=ALPN, timeout=60 * PATIENCE):
         raw = socket.create_connection(("127.0.0.1", port), timeout)
         return cls(tls_context(False, ca, crt, key, alpn).wrap_socket(raw, server_hostname=server), timeout)
 

@@ -38,6 +38,8 @@ GUEST_IP, BENCH_IP, CONTROL_PORT = "10.0.2.15", "10.0.2.2", 4789
 DEFAULT_CPU = "corei7_skylake_x"
 # Time limits are there to end what hangs. In the tests they are written for a quiet machine; this is for one that is not.
 PATIENCE = 3
+# For the godwit command: an emulated host may then need more than its 10 s for an answer.
+PATIENT = ("--timeout", "60")
 # Godwit's own bugs and exceptions, and the firmware's; lines of guests carry a prefix and never match.
 FATAL = r"^\[ *\d+\.\d+\] .*; this host stops$|^!!!! X64 Exception Type.*"
 
